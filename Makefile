@@ -1,0 +1,38 @@
+# What the README's commands do. `make help` lists them.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTEST := tools/pytest.sh $(BIN)/python
+
+.DEFAULT_GOAL := help
+.PHONY: help env demo check test test-slow clean
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+	@echo 'PYTHON=... chooses the interpreter of $(VENV); default: the first Python >= 3.11 found.'
+
+env:  ## make .venv and install; does nothing if that is done and setup.py unchanged
+	@tools/environment.sh $(VENV)
+
+demo: env  ## train, evaluate and sample the laptop preset on real text; report under runs/
+	@$(BIN)/python -m experiments.demo
+
+check: env  ## lint, types, fast tests: what every commit passes
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(PYTEST) -n 2 -m 'not deep and not slow'
+
+test: env  ## all tests but the slow ones
+	$(PYTEST) -n 2 -m 'not slow'
+
+test-slow: env  ## kills, mutants, and the fast tests on Python 3.11 and 3.12, jax 0.10 to 0.12
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m slow
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
+	    || tools/test_on_python.sh 3.11 0.10.2
+	tools/test_on_python.sh 3.12 0.11.2
+	tools/test_on_python.sh 3.12 '0.12.*'
+
+clean:  ## remove environments and caches, not runs/
+	rm -rf .venv .venv-* build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""What produces the performance figures; each file prints a table and writes JSON on request."""

@@ -1,0 +1,1 @@
+"""Floor 0: frozen typed settings and what can be counted from them."""

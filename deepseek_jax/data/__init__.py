@@ -1,0 +1,1 @@
+"""Floor 1: text, tokenizers, packed rows; numpy only, no model."""

@@ -1,0 +1,1 @@
+"""Floor 3: generation from a model with its cache."""

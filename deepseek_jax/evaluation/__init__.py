@@ -1,0 +1,1 @@
+"""Floor 4: held-out measurements, baselines, plots and the report."""

@@ -1,0 +1,52 @@
+"""One decoder block: attention, then the feed-forward part, each behind a norm. Floor 2."""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+from jaxtyping import Array, Float
+
+from deepseek_jax.core.model_spec import ModelSpec
+from deepseek_jax.nn import attention, feed_forward, parameters
+from deepseek_jax.nn.context import SequenceContext, StepContext
+from deepseek_jax.ops import norm
+from deepseek_jax.ops.attention_cache import LayerCache
+from deepseek_jax.ops.balance import RouterStats
+
+
+class BlockOutput(NamedTuple):
+    """What a block leaves beside the residual stream."""
+
+    aux_loss: Float[Array, ""]
+    stats: RouterStats | None
+    cache: LayerCache | None
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + feed_forward(norm(x)); the carry of a scan over layers."""
+
+    spec: ModelSpec
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B L D"],
+        cache: LayerCache | None,
+        context: SequenceContext | StepContext,
+    ) -> tuple[Float[Array, "B L D"], BlockOutput]:
+        """Applies the block to the residual stream `x` [B, L, D]."""
+        spec = self.spec
+        attended, cache = attention.Attention(spec, name="attention")(
+            self._normed("attention_norm", x), context, cache
+        )
+        x = x + attended
+        if isinstance(context, StepContext):
+            token_mask = context.positions[:, None] >= 0
+        else:
+            token_mask = context.document_ids != 0
+        part = feed_forward.DenseFeedForward if spec.is_dense else feed_forward.SparseFeedForward
+        fed = part(spec, name="feed_forward")(self._normed("feed_forward_norm", x), token_mask)
+        return x + fed.x, BlockOutput(fed.aux_loss, fed.stats, cache)
+
+    def _normed(self, name: str, x: Array) -> Array:
+        scale = parameters.NormScale(self.spec.model_dim, "embed", name=name)()
+        return norm.rms_norm(x, scale, eps=self.spec.norm_eps)

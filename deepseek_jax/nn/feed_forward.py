@@ -1,0 +1,129 @@
+"""Linen shells of the feed-forward part: routed experts, or one dense network. Floor 2."""
+
+import math
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from deepseek_jax.core.model_spec import ModelSpec
+from deepseek_jax.nn import parameters, router
+from deepseek_jax.ops import balance, dispatch, experts, grouped_matmul
+from deepseek_jax.ops.routing import Routing
+
+
+class FeedForwardOutput(NamedTuple):
+    """The layer's answer, its weighted balancing loss, and its routing statistics."""
+
+    x: Float[Array, "B L D"]
+    aux_loss: Float[Array, ""]
+    stats: balance.RouterStats | None
+
+
+class DenseFeedForward(nn.Module):
+    """One SwiGLU that every token visits. Params: `gate`, `up` [D, F], `down` [F, D]."""
+
+    spec: ModelSpec
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B L D"], token_mask: Bool[Array, "B L"]
+    ) -> FeedForwardOutput:
+        """Applies the network to every token; there is no loss and no routing."""
+        del token_mask
+        gate, up, down = _swiglu_params(self, self.spec, "", self.spec.expert_hidden_dim)
+        flat = x.reshape(-1, x.shape[-1])
+        return FeedForwardOutput(
+            experts.swiglu_dense(flat, gate, up, down).reshape(x.shape), jnp.float32(0.0), None
+        )
+
+
+class SparseFeedForward(nn.Module):
+    """Routed SwiGLU experts, with shared ones beside them.
+
+    Params: `gate`, `up` [E, D, F], `down` [E, F, D]; with S shared experts `shared_gate`,
+    `shared_up` [D, S F] and `shared_down` [S F, D]; float32.
+    """
+
+    spec: ModelSpec
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B L D"], token_mask: Bool[Array, "B L"]
+    ) -> FeedForwardOutput:
+        """Routes tokens to experts, moves them there, and adds up the answers."""
+        spec = self.spec
+        tokens, mask = x.reshape(-1, x.shape[-1]), token_mask.reshape(-1)
+        routed = router.Router(spec, name="router")(tokens, mask)
+        weights = self._expert_weights()
+        output, num_dropped = _through_experts(tokens, mask, routed.routing, weights, spec)
+        if spec.num_shared_experts:
+            width = spec.num_shared_experts * spec.expert_hidden_dim
+            output += experts.swiglu_dense(tokens, *_swiglu_params(self, spec, "shared_", width))
+        stats = balance.router_stats(
+            routed.probs, routed.routing.expert_ids, mask, num_dropped=num_dropped
+        )
+        return FeedForwardOutput(output.reshape(x.shape), routed.aux_loss, stats)
+
+    def _expert_weights(self) -> experts.ExpertWeights:
+        spec = self.spec
+        dtype = jnp.dtype(spec.compute_dtype)
+        inner = (spec.num_experts, spec.model_dim, spec.expert_hidden_dim)
+        outer = (spec.num_experts, spec.expert_hidden_dim, spec.model_dim)
+        enter = parameters.scaled_normal("experts", "embed", "expert_hidden", fan_in=spec.model_dim)
+        leave = parameters.scaled_normal(
+            "experts",
+            "expert_hidden",
+            "embed",
+            fan_in=spec.expert_hidden_dim,
+            gain=1.0 / math.sqrt(2 * spec.num_layers),
+        )
+        return experts.ExpertWeights(
+            gate=self.param("gate", enter, inner, jnp.float32).astype(dtype),
+            up=self.param("up", enter, inner, jnp.float32).astype(dtype),
+            down=self.param("down", leave, outer, jnp.float32).astype(dtype),
+        )
+
+
+def _through_experts(
+    tokens: Float[Array, "T D"],
+    token_mask: Bool[Array, " T"],
+    routing: Routing,
+    weights: experts.ExpertWeights,
+    spec: ModelSpec,
+) -> tuple[Float[Array, "T D"], jax.Array]:
+    """Dispatch, experts, combine. Returns the answers and the assignments that were dropped."""
+    num_assignments = tokens.shape[0] * spec.top_k
+    if spec.dispatch == "capacity":
+        capacity = math.ceil(spec.capacity_factor * num_assignments / spec.num_experts)
+        plan = dispatch.capacity_plan(
+            routing.expert_ids, token_mask, num_experts=spec.num_experts, capacity=capacity
+        )
+        rows = experts.swiglu_capacity(dispatch.dispatch(tokens, plan), weights)
+    else:
+        block_rows = grouped_matmul.block_rows_for(num_assignments, spec.num_experts)
+        plan = dispatch.dropless_plan(
+            routing.expert_ids, token_mask, num_experts=spec.num_experts, block_rows=block_rows
+        )
+        rows = experts.swiglu_dropless(
+            dispatch.dispatch(tokens, plan), weights, plan.group_sizes, block_rows=block_rows
+        )
+    return dispatch.combine(rows, routing.weights, plan), plan.num_dropped
+
+
+def _swiglu_params(
+    module: nn.Module, spec: ModelSpec, prefix: str, width: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The three matrices of one dense SwiGLU in the compute dtype."""
+    dtype = jnp.dtype(spec.compute_dtype)
+    enter = parameters.scaled_normal("embed", "expert_hidden", fan_in=spec.model_dim)
+    gain = 1.0 / math.sqrt(2 * spec.num_layers)
+    leave = parameters.scaled_normal("expert_hidden", "embed", fan_in=width, gain=gain)
+    dim = spec.model_dim
+    return (
+        module.param(f"{prefix}gate", enter, (dim, width), jnp.float32).astype(dtype),
+        module.param(f"{prefix}up", enter, (dim, width), jnp.float32).astype(dtype),
+        module.param(f"{prefix}down", leave, (width, dim), jnp.float32).astype(dtype),
+    )

@@ -1,0 +1,193 @@
+"""The decoder: tokens to next-token logits. Floor 2.
+
+One set of parameters, three computations: whole rows (`__call__`), right-padded prompts into
+a cache (`prefill`), and one more token for each sequence (`step`).
+"""
+
+import math
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from deepseek_jax.core.model_spec import ModelSpec
+from deepseek_jax.nn import parameters
+from deepseek_jax.nn.block import Block, BlockOutput
+from deepseek_jax.nn.context import SequenceContext, StepContext
+from deepseek_jax.ops import attention_cache, norm
+from deepseek_jax.ops.attention_cache import LayerCache
+from deepseek_jax.ops.balance import RouterStats
+
+
+class ModelOutput(NamedTuple):
+    """Next-token logits, the weighted balancing loss, and routing statistics by layer.
+
+    `aux_loss` is the mean over the layers, so its weight does not depend on the depth;
+    `stats` has a leading layer axis and is None in a dense model.
+    """
+
+    logits: Float[Array, "B L V"]
+    aux_loss: Float[Array, ""]
+    stats: RouterStats | None
+
+
+class DecoderCache(NamedTuple):
+    """The past of all layers (leading layer axis), and the tokens that each sequence holds."""
+
+    layers: LayerCache
+    lengths: Int[Array, " B"]
+
+
+def empty_cache(spec: ModelSpec, *, batch_size: int, max_length: int) -> DecoderCache:
+    """A cache for sequences of up to `max_length` tokens.
+
+    Raises:
+      ValueError: `max_length` is beyond the model's context.
+    """
+    if not 1 <= max_length <= spec.context_length:
+        raise ValueError(
+            f"max_length={max_length} is outside [1, {spec.context_length}], "
+            "the range that model.context_length allows"
+        )
+    num_blocks = math.ceil(max_length / spec.block_size)
+    full = spec.attention == "full"
+    layer = attention_cache.empty_cache(
+        batch_size=batch_size,
+        block_size=num_blocks * spec.block_size if full else spec.block_size,
+        num_blocks=1 if full else num_blocks,
+        num_summaries=spec.num_summaries,
+        num_kv_heads=spec.num_kv_heads,
+        head_dim=spec.head_dim,
+        dtype=jnp.dtype(spec.compute_dtype),
+    )
+    layers = jax.tree.map(lambda x: jnp.zeros((spec.num_layers, *x.shape), x.dtype), layer)
+    return DecoderCache(layers, jnp.zeros((batch_size,), jnp.int32))
+
+
+class Decoder(nn.Module):
+    """A decoder of scanned blocks. Params: `embed`, `layers`, `final_norm`, and `head` if untied.
+
+    State, only with `balance="bias"`: collection `balance`.
+    """
+
+    spec: ModelSpec
+
+    def setup(self) -> None:
+        """Makes the parts."""
+        spec = self.spec
+        block = nn.remat(Block, prevent_cse=False) if spec.remat == "block" else Block
+        self.layers = nn.scan(
+            block,
+            variable_axes={"params": 0, "balance": 0, "intermediates": 0},
+            split_rngs={"params": True},
+            in_axes=(0, nn.broadcast),
+            length=spec.num_layers,
+            metadata_params={nn.PARTITION_NAME: "layers"},
+        )(spec)
+        self.embed = nn.Embed(
+            spec.vocab_size,
+            spec.model_dim,
+            dtype=jnp.dtype(spec.compute_dtype),
+            embedding_init=parameters.scaled_normal("vocab", "embed", fan_in=spec.model_dim),
+        )
+        self.final_norm = parameters.NormScale(spec.model_dim, "embed")
+        if not spec.tie_embeddings:
+            self.head = HeadKernel(spec)
+
+    def __call__(
+        self,
+        tokens: Int[Array, "B L"],
+        *,
+        document_ids: Int[Array, "B L"],
+        positions: Int[Array, "B L"],
+    ) -> ModelOutput:
+        """Next-token logits at every position of whole rows.
+
+        Args:
+          tokens: [B, L] int32; L a multiple of the block size.
+          document_ids: [B, L] int32; which document of its row a token belongs to, 0 padding.
+          positions: [B, L] int32; index of the token in its document.
+
+        Raises:
+          ValueError: L is not a multiple of the block size (trace time).
+        """
+        context = SequenceContext(document_ids, positions, None)
+        hidden, outputs = self._hidden(tokens, None, context)
+        return ModelOutput(self._logits(hidden), jnp.mean(outputs.aux_loss), outputs.stats)
+
+    def prefill(
+        self, tokens: Int[Array, "B L"], lengths: Int[Array, " B"], cache: DecoderCache
+    ) -> tuple[Float[Array, "B V"], DecoderCache]:
+        """Reads right-padded prompts into the cache.
+
+        Args:
+          tokens: [B, L] int32; L a multiple of the block size.
+          lengths: [B] int32 in [1, L]; tokens of each prompt.
+          cache: an empty cache; fixes the capacity.
+
+        Returns:
+          Logits [B, V] after each prompt's last token, and the cache.
+        """
+        index = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
+        document_ids = (index < lengths[:, None]).astype(jnp.int32)
+        positions = jnp.broadcast_to(index, tokens.shape)
+        context = SequenceContext(document_ids, positions, lengths)
+        hidden, outputs = self._hidden(tokens, cache.layers, context)
+        assert outputs.cache is not None
+        last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)
+        return self._logits(last)[:, 0], DecoderCache(outputs.cache, lengths)
+
+    def step(
+        self, tokens: Int[Array, " B"], cache: DecoderCache
+    ) -> tuple[Float[Array, "B V"], DecoderCache]:
+        """Appends one token to each sequence; logits [B, V] after it, and the new cache."""
+        context = StepContext(cache.lengths)
+        hidden, outputs = self._hidden(tokens[:, None], cache.layers, context)
+        assert outputs.cache is not None
+        return self._logits(hidden)[:, 0], DecoderCache(outputs.cache, cache.lengths + 1)
+
+    def _hidden(
+        self,
+        tokens: Int[Array, "B L"],
+        cache: LayerCache | None,
+        context: SequenceContext | StepContext,
+    ) -> tuple[Float[Array, "B L D"], BlockOutput]:
+        """The last layer's normalised output."""
+        spec = self.spec
+        if isinstance(context, SequenceContext) and tokens.shape[1] % spec.block_size:
+            raise ValueError(
+                f"rows of {tokens.shape[1]} tokens: must be a multiple of "
+                f"model.block_size={spec.block_size}"
+            )
+        x = self.embed(tokens)
+        if not spec.tie_embeddings:
+            # The stream starts at unit scale. A tied head would read so loud an embedding back
+            # as a vote for the token just seen, of sqrt(D) nats.
+            x = x * jnp.asarray(math.sqrt(spec.model_dim), x.dtype)
+        x, outputs = self.layers(x, cache, context)
+        return norm.rms_norm(x, self.final_norm(), eps=spec.norm_eps), outputs
+
+    def _logits(self, hidden: Float[Array, "B L D"]) -> Float[Array, "B L V"]:
+        """Float32 logits from hidden states in the compute dtype."""
+        if self.spec.tie_embeddings:
+            kernel = self.embed.embedding.T
+        else:
+            kernel = self.head()
+        return jnp.einsum(
+            "bld,dv->blv", hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32
+        )
+
+
+class HeadKernel(nn.Module):
+    """The output matrix of an untied model. Params: `kernel` [D, V] float32."""
+
+    spec: ModelSpec
+
+    @nn.compact
+    def __call__(self) -> jax.Array:
+        """Returns the kernel [D, V]."""
+        spec = self.spec
+        init = parameters.scaled_normal("embed", "vocab", fan_in=spec.model_dim)
+        return self.param("kernel", init, (spec.model_dim, spec.vocab_size), jnp.float32)

@@ -1,0 +1,66 @@
+"""Linen shell over routing and its balancing terms. Floor 2."""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from deepseek_jax.core.model_spec import ModelSpec
+from deepseek_jax.nn import parameters
+from deepseek_jax.ops import balance, routing
+
+
+class RouterOutput(NamedTuple):
+    """Where tokens go, the loss that balances them, and the probabilities behind it."""
+
+    routing: routing.Routing
+    aux_loss: Float[Array, ""]
+    probs: Float[Array, "T E"]
+
+
+class Router(nn.Module):
+    """A linear gate, scores, and the group-limited choice of experts; all float32.
+
+    Params: `kernel` [D, E]. State, only with `balance="bias"`: `balance/choice_bias` [E],
+    moved by the training step, never by the optimizer. Sows `expert_ids` [T, K] into
+    `intermediates`.
+    """
+
+    spec: ModelSpec
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "T D"], token_mask: Bool[Array, " T"]) -> RouterOutput:
+        """Routes tokens `x`; padding (`token_mask` False) enters no loss."""
+        spec = self.spec
+        kernel = self.param(
+            "kernel",
+            parameters.scaled_normal("embed", None, fan_in=spec.model_dim),
+            (spec.model_dim, spec.num_experts),
+            jnp.float32,
+        )
+        choice_bias = None
+        if spec.balance == "bias":
+            choice_bias = self.variable(
+                "balance", "choice_bias", jnp.zeros, (spec.num_experts,), jnp.float32
+            ).value
+        # Without it a GPU would round the operands to 10 bits of mantissa (TF32).
+        full = jax.lax.Precision.HIGHEST
+        logits = jnp.einsum("td,de->te", x.astype(jnp.float32), kernel, precision=full)
+        scores = routing.router_scores(logits, kind=spec.router_scores)
+        chosen = routing.top_k_routing(
+            scores,
+            choice_bias,
+            top_k=spec.top_k,
+            num_groups=spec.num_groups,
+            top_groups=spec.top_groups,
+            renormalize=spec.router_weights == "renormalized",
+            scale=spec.router_scale,
+        )
+        self.sow("intermediates", "expert_ids", chosen.expert_ids)
+        probs = scores / jnp.sum(scores, axis=-1, keepdims=True)
+        aux_loss = spec.load_balance_weight * balance.load_balance_loss(
+            probs, chosen.expert_ids, token_mask
+        ) + spec.router_z_weight * balance.router_z_loss(logits, token_mask)
+        return RouterOutput(chosen, aux_loss, probs)

@@ -1,0 +1,1 @@
+"""Floor 1: losses on arrays, never on a model."""

@@ -1,0 +1,1 @@
+"""Floor 1: pure array functions; no Linen, no config files, no mesh."""

@@ -1,0 +1,131 @@
+"""SwiGLU experts on rows, in the layouts that dispatch makes. Floor 1.
+
+    swiglu(x) = (silu(x gate) * (x up)) down,  arXiv:2002.05202, eq. 5 without biases
+
+Matmuls accumulate in float32; the gated product is taken in float32 and rounded to the dtype
+of the rows. Axes: R rows, E experts, C capacity, T tokens, K experts of a token, D model,
+F expert hidden.
+"""
+
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int32
+
+from deepseek_jax.ops import grouped_matmul
+from deepseek_jax.ops.routing import Routing
+
+
+class ExpertWeights(NamedTuple):
+    """The three matrices of every expert, in the dtype of the rows."""
+
+    gate: Float[Array, "E D F"]
+    up: Float[Array, "E D F"]
+    down: Float[Array, "E F D"]
+
+
+def swiglu_dropless(
+    rows: Float[Array, "R D"],
+    weights: ExpertWeights,
+    group_sizes: Int32[Array, " E"],
+    *,
+    block_rows: int,
+) -> Float[Array, "R D"]:
+    """Each row through the expert whose group it stands in.
+
+    Args:
+      rows: [R, D], as `dispatch` filled them for `dropless_plan`.
+      weights: of all experts.
+      group_sizes: [E] int32, multiples of `block_rows`.
+      block_rows: of the plan; static.
+
+    Returns:
+      [R, D] in the dtype of `rows`; zero for rows that no group holds.
+
+    Raises:
+      ValueError: from `grouped_matmul`.
+
+    Cost: 6 R D F FLOPs, whatever E is.
+    """
+
+    def matmul(x: Array, matrices: Array) -> Array:
+        return grouped_matmul.grouped_matmul(x, matrices, group_sizes, block_rows=block_rows)
+
+    hidden = _gated(matmul(rows, weights.gate), matmul(rows, weights.up))
+    return matmul(hidden, weights.down)
+
+
+def swiglu_capacity(rows: Float[Array, "R D"], weights: ExpertWeights) -> Float[Array, "R D"]:
+    """Rows of equal groups through their experts, as batched matmuls.
+
+    Args:
+      rows: [E * C, D], as `dispatch` filled them for `capacity_plan`.
+      weights: of all experts.
+
+    Returns:
+      [E * C, D] in the dtype of `rows`.
+
+    Raises:
+      ValueError: the number of rows is no multiple of E (trace time).
+    """
+    num_rows, num_experts = rows.shape[0], weights.gate.shape[0]
+    if num_rows % num_experts:
+        raise ValueError(f"num_rows={num_rows} is not a multiple of {num_experts} (num_experts)")
+    rows_ecd = rows.reshape(num_experts, -1, rows.shape[1])
+    gate = _matmul("ecd,edf->ecf", rows_ecd, weights.gate)
+    up = _matmul("ecd,edf->ecf", rows_ecd, weights.up)
+    return _matmul("ecf,efd->ecd", _gated(gate, up), weights.down).reshape(rows.shape)
+
+
+def swiglu_dense(
+    x: Float[Array, "T D"],
+    gate: Float[Array, "D F"],
+    up: Float[Array, "D F"],
+    down: Float[Array, "F D"],
+) -> Float[Array, "T D"]:
+    """One SwiGLU network on every token: [T, D] in the dtype of `x`."""
+    hidden = _gated(_matmul("td,df->tf", x, gate), _matmul("td,df->tf", x, up))
+    return _matmul("tf,fd->td", hidden, down)
+
+
+def moe_reference(
+    x: Float[Array, "T D"],
+    routing: Routing,
+    weights: ExpertWeights,
+    token_mask: Bool[Array, " T"],
+) -> Float[Array, "T D"]:
+    """The oracle of all paths: every expert on every token, masked; float32 arithmetic.
+
+    Args:
+      x: [T, D], any float dtype.
+      routing: ids and weights [T, K].
+      weights: of all experts.
+      token_mask: [T] bool; a token that is False gets a zero.
+
+    Returns:
+      [T, D] in the dtype of `x`.
+
+    Cost: T E rows instead of T K.
+    """
+    num_experts = weights.gate.shape[0]
+    chosen = jax.nn.one_hot(routing.expert_ids, num_experts, dtype=jnp.float32)
+    mixture = jnp.einsum("tke,tk->te", chosen, routing.weights)
+    mixture = jnp.where(token_mask[:, None], mixture, 0.0)
+    wide = x.astype(jnp.float32)
+    gate, up, down = (matrices.astype(jnp.float32) for matrices in weights)
+    hidden = _gated(jnp.einsum("td,edf->tef", wide, gate), jnp.einsum("td,edf->tef", wide, up))
+    return jnp.einsum("tef,efd,te->td", hidden, down, mixture).astype(x.dtype)
+
+
+def _gated(gate: Array, up: Array) -> Array:
+    """silu(gate) * up in float32, in the dtype of `gate`."""
+    chex.assert_equal_shape([gate, up])
+    product = jax.nn.silu(gate.astype(jnp.float32)) * up.astype(jnp.float32)
+    return product.astype(gate.dtype)
+
+
+def _matmul(subscripts: str, x: Array, matrices: Array) -> Array:
+    """An einsum that accumulates in float32 and returns the dtype of `x`."""
+    return jnp.einsum(subscripts, x, matrices, preferred_element_type=jnp.float32).astype(x.dtype)

@@ -1,0 +1,75 @@
+"""One softmax over keys that arrive in parts. Floor 1: arrays in, arrays out.
+
+A part is what attention over some of the keys leaves behind: the unnormalised weighted sum of
+values, the sum of weights, and the logit that both were scaled by. Parts add to the attention
+over all their keys, forward and backward, whichever order they are merged in. All float32.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+# A finite stand-in for -inf: differences stay finite, and exp of (masked - floor) is exactly 0.
+MASKED_LOGIT = -1e30
+MAX_FLOOR = -1e20
+
+
+class SoftmaxPart(NamedTuple):
+    """Attention of queries over some keys, before normalisation."""
+
+    weighted_values: Float[Array, "B L M G H"]
+    weight_sum: Float[Array, "B L M G"]
+    max_logit: Float[Array, "B L M G"]
+
+
+def attend_part(
+    query: Float[Array, "B L M G H"],
+    key: Float[Array, "B S M H"],
+    value: Float[Array, "B S M H"],
+    mask: Bool[Array, "B L S"],
+) -> SoftmaxPart:
+    """The part of the keys that `mask` keeps; a query with no key leaves zeros.
+
+    logit_ls = q_l . k_s / sqrt(H). The scale is subject to no gradient, since any value of it
+    gives the same normalised answer.
+
+    Args:
+      query: [B, L, M, G, H] any float dtype; M key/value heads, G query heads for each.
+      key: [B, S, M, H] same dtype.
+      value: [B, S, M, H] same dtype.
+      mask: [B, L, S] True where query l sees key s.
+    """
+    logits = jnp.einsum("blmgh,bsmh->blmgs", query, key, preferred_element_type=jnp.float32)
+    logits = logits / math.sqrt(query.shape[-1])
+    logits = jnp.where(mask[:, :, None, None, :], logits, MASKED_LOGIT)
+    max_logit = jax.lax.stop_gradient(jnp.maximum(jnp.max(logits, axis=-1), MAX_FLOOR))
+    weights = jnp.exp(logits - max_logit[..., None])
+    weighted = jnp.einsum(
+        "blmgs,bsmh->blmgh",
+        weights.astype(value.dtype),
+        value,
+        preferred_element_type=jnp.float32,
+    )
+    return SoftmaxPart(weighted, jnp.sum(weights, axis=-1), max_logit)
+
+
+def merge_parts(first: SoftmaxPart, second: SoftmaxPart) -> SoftmaxPart:
+    """The part over the keys of both."""
+    max_logit = jnp.maximum(first.max_logit, second.max_logit)
+    first_scale = jnp.exp(first.max_logit - max_logit)
+    second_scale = jnp.exp(second.max_logit - max_logit)
+    return SoftmaxPart(
+        first.weighted_values * first_scale[..., None]
+        + second.weighted_values * second_scale[..., None],
+        first.weight_sum * first_scale + second.weight_sum * second_scale,
+        max_logit,
+    )
+
+
+def normalize_part(part: SoftmaxPart) -> Float[Array, "B L M G H"]:
+    """The attention output, float32; exactly zero for a query that saw no key."""
+    total = jnp.maximum(part.weight_sum, jnp.finfo(jnp.float32).tiny)
+    return part.weighted_values / total[..., None]

@@ -1,0 +1,67 @@
+"""The held-out loss during training. Floor 4."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from deepseek_jax.data import batches, rows
+from deepseek_jax.data.rows import Rows
+from deepseek_jax.data.text_data import TextData
+from deepseek_jax.objectives import masked, next_token
+from deepseek_jax.training import sums
+from deepseek_jax.training.state import TrainState
+from deepseek_jax.training.step import Apply, Batch
+
+Measure = Callable[[TrainState], dict[str, float]]
+
+
+def make_measure(apply: Apply, data: TextData, *, num_rows: int, batch_size: int) -> Measure:
+    """A function from a state to its held-out loss and bits per byte.
+
+    Args:
+      apply: the model, `Decoder(spec).apply`.
+      data: its first held-out rows are measured, with its tokenizer's bytes.
+      num_rows: how many.
+      batch_size: rows of one forward pass.
+
+    Returns:
+      state -> {"heldout_loss": mean nats a target, "heldout_bits_per_byte"}.
+
+    Raises:
+      ValueError: there are fewer held-out rows.
+    """
+    if num_rows > rows.num_rows(data.heldout):
+        raise ValueError(
+            f"train.eval_rows={num_rows}: must be at most {rows.num_rows(data.heldout)}, the rows "
+            "of held-out text (data.heldout_fraction decides)"
+        )
+    part = Rows(*(array[:num_rows] for array in data.heldout))
+    num_bytes = rows.target_bytes(part, data.tokenizer.token_byte_lengths)
+    num_targets = int(part.target_mask.sum())
+    total_nats = jax.jit(lambda params, balance, batch: _nats(apply, params, balance, batch))
+
+    def measure(state: TrainState) -> dict[str, float]:
+        nats = 0.0
+        for batch in batches.eval_batches(part, batch_size=batch_size):
+            on_device = jax.device_put(batch)
+            nats += float(jax.device_get(total_nats(state.params, state.balance, on_device)))
+        return {
+            "heldout_loss": nats / num_targets,
+            "heldout_bits_per_byte": sums.bits_per_byte(nats=nats, num_bytes=num_bytes),
+        }
+
+    return measure
+
+
+def _nats(apply: Apply, params: PyTree, balance: PyTree, batch: Batch) -> Float[Array, ""]:
+    """The summed loss of a batch, padding left out."""
+    output = apply(
+        {"params": params, "balance": balance},
+        batch["tokens"],
+        document_ids=batch["document_ids"],
+        positions=batch["positions"],
+    )
+    terms = next_token.next_token_terms(output.logits, batch["targets"])
+    return masked.masked_sum(terms, jnp.asarray(batch["target_mask"]))

@@ -1,0 +1,275 @@
+"""Training from settings to a finished run directory, resumed wherever it was left. Floor 4."""
+
+import contextlib
+import os
+import pathlib
+import signal
+from typing import Any, NamedTuple
+
+import jax
+from rich import console as rich_console
+
+from deepseek_jax.core.run_spec import RunSpec
+from deepseek_jax.data import batches, tokenizers
+from deepseek_jax.data.text_data import TextData
+from deepseek_jax.nn.model import Decoder
+from deepseek_jax.training import (
+    checkpoint,
+    finite,
+    heldout,
+    interrupt,
+    metrics,
+    optimizer,
+    progress,
+    state,
+    step,
+    sums,
+    workdir,
+)
+
+
+class Outcome(NamedTuple):
+    """How a call of `train` ended.
+
+    Attributes:
+      step: steps that the run has made, all saved.
+      trained: steps made by this call; 0 when the run had been finished before.
+      stopped_by: the signal that ended it early, or None.
+    """
+
+    step: int
+    trained: int
+    stopped_by: signal.Signals | None
+
+
+def train(
+    run_spec: RunSpec,
+    run_directory: str | os.PathLike[str],
+    *,
+    flops_per_token: float | None,
+    console: rich_console.Console,
+    data: TextData | None = None,
+) -> Outcome:
+    """Trains to `train.num_steps`, from the newest checkpoint in the directory if it has one.
+
+    On the CPU a run that is killed and resumed, however often, ends with the same bits and the
+    same lines of metrics (but for the time) as one that never stopped, given the same versions
+    and number of devices.
+
+    Args:
+      run_spec: all settings.
+      run_directory: where everything is written; see `workdir`, `checkpoint` and `metrics`.
+      flops_per_token: of a forward and backward pass, for the share of the device's peak;
+        None shows it as unknown.
+      console: for the progress.
+      data: the text that the settings name, where several runs share one reading of it; None
+        reads it.
+
+    Returns:
+      How it ended. After SIGTERM or SIGINT the step in progress is finished and saved.
+
+    Raises:
+      ValueError: the settings, the corpus or the checkpoint are not those of this directory.
+      CheckpointDamagedError: the newest checkpoint is damaged.
+      NonFiniteError: a loss or gradient is not finite.
+    """
+    with (
+        workdir.claimed(run_directory, run_spec) as directory,
+        interrupt.Interrupt() as asked,
+        contextlib.ExitStack() as stack,
+    ):
+        data = workdir.load_data(directory, run_spec) if data is None else data
+        tokenizers.check_vocabulary(data.tokenizer, model_vocab_size=run_spec.model.vocab_size)
+        run = _Run(run_spec, directory, data, stack, flops_per_token, console, asked)
+        if run.step == run_spec.train.num_steps:
+            console.print(
+                f"{directory}: already finished: {run.step} steps, nothing to train",
+                soft_wrap=True,
+            )
+            return Outcome(run.step, 0, None)
+        workdir.begin(directory, run_spec, data)
+        first = run.step
+        run.go_on()
+        return Outcome(run.step, run.step - first, asked.requested)
+
+
+class _Run:
+    """The parts of a run in progress, each restored to where the last checkpoint left it."""
+
+    def __init__(
+        self,
+        run_spec: RunSpec,
+        directory: pathlib.Path,
+        data: TextData,
+        stack: contextlib.ExitStack,
+        flops_per_token: float | None,
+        console: rich_console.Console,
+        asked: interrupt.Interrupt,
+    ) -> None:
+        """Builds everything, restores what was saved, compiles nothing yet."""
+        spec = run_spec.train
+        self._spec, self._directory, self._asked = spec, directory, asked
+        model = Decoder(run_spec.model)
+        transform = optimizer.make_optimizer(run_spec.optimizer, num_steps=spec.num_steps)
+        self._train_step = step.make_train_step(
+            model.apply,
+            transform,
+            num_microbatches=spec.num_microbatches,
+            bias_update_rate=run_spec.model.bias_update_rate,
+        )
+        self._measure = heldout.make_measure(
+            Decoder(run_spec.model.dropless()).apply,
+            data,
+            num_rows=spec.eval_rows,
+            batch_size=spec.batch_size // spec.num_microbatches,
+        )
+        self._learning_rate = optimizer.learning_rate(
+            run_spec.optimizer, peak=run_spec.optimizer.learning_rate, num_steps=spec.num_steps
+        )
+        self._batches = batches.TrainBatches(
+            data.train, batch_size=spec.batch_size, seed=run_spec.seed
+        )
+        self._peak_rate = _peak_rate(flops_per_token)
+        self._checkpoints = checkpoint.Checkpoints(
+            directory / "checkpoints", keep=spec.keep_checkpoints
+        )
+        stack.callback(self._checkpoints.close)
+
+        def initial() -> state.TrainState:
+            return state.initial_state(
+                model,
+                transform,
+                jax.random.key(run_spec.seed),
+                sequence_length=run_spec.data.sequence_length,
+            )
+
+        abstract = state.abstract(jax.eval_shape(initial))
+        self._names = [
+            optimizer.parameter_name(path)
+            for path, _ in jax.tree_util.tree_leaves_with_path(abstract.params)
+        ]
+        restored = self._checkpoints.restore(abstract, step=spec.restore_step)
+        if restored is None:
+            seconds = 0.0
+            self._sums = sums.RunningSums()
+            self._state = jax.jit(initial)()
+        else:
+            self._state = restored.state
+            self._sums = sums.from_json(restored.progress["sums"])
+            self._batches.set_state(restored.progress["data"])
+            seconds = restored.progress["seconds"]
+        self.step = int(self._state.step)
+        self._saved_step = self.step
+        self._throughput = progress.Throughput(seconds=seconds)
+        self._metrics = metrics.MetricsWriter(directory, last_step=self.step)
+        stack.callback(self._metrics.close)
+        self._loads = metrics.JsonLines(directory / "load.jsonl", last_step=self.step)
+        stack.callback(self._loads.close)
+        self._running: step.StepMetrics | None = None
+        self._progress = progress.Progress(
+            first_step=self.step, num_steps=spec.num_steps, console=console
+        )
+        if restored is not None:
+            self._progress.say(f"{directory}: going on from step {self.step}")
+
+    def go_on(self) -> None:
+        """Trains until the last step or until a signal asks to stop; everything is saved."""
+        spec = self._spec
+        profile_end = None if spec.profile_at is None else spec.profile_at + spec.profile_steps
+        with self._progress, contextlib.ExitStack() as profile:
+            while self.step < spec.num_steps and self._asked.requested is None:
+                if self.step == spec.profile_at:
+                    self._look_at_running()
+                    trace = jax.profiler.trace(str(self._directory / "profile"))
+                    profile.enter_context(trace)
+                batch = jax.device_put(next(self._batches))
+                with jax.transfer_guard("disallow"):
+                    self._state, metrics_of_step = self._train_step(self._state, batch)
+                # The step before is looked at while this one runs.
+                self._look_at_running()
+                self.step += 1
+                self._running = metrics_of_step
+                if self.step == profile_end:
+                    self._look_at_running()
+                    profile.close()
+                self._do_what_is_due()
+            self._look_at_running()
+            self._save()
+            self._checkpoints.wait()
+            if self._asked.requested is not None:
+                self._progress.say(f"stopped at step {self.step}, saved in {self._directory}")
+
+    def _look_at_running(self) -> None:
+        """Waits for the metrics of the last step that was started, checks and sums them."""
+        if self._running is None:
+            return
+        fetched, self._running = jax.device_get(self._running), None
+        finite.check(fetched, step=self.step, parameter_names=self._names)
+        self._sums = sums.add(self._sums, fetched)
+        self._throughput.count(int(fetched.num_targets))
+        self._progress.step(self.step)
+
+    def _do_what_is_due(self) -> None:
+        """Logs, measures and saves, in this order, what this step calls for."""
+        if self._is_due(self._spec.log_every):
+            self._look_at_running()
+            self._log()
+        if self._is_due(self._spec.eval_every):
+            self._look_at_running()
+            self._write(self._measure(self._state))
+            self._throughput.restart()
+        if self._is_due(self._spec.checkpoint_every):
+            self._look_at_running()
+            self._save()
+
+    def _is_due(self, interval: int) -> bool:
+        return self.step % interval == 0 or self.step == self._spec.num_steps
+
+    def _log(self) -> None:
+        """Writes the line of the steps since the last one, and the load of their experts."""
+        load = sums.load(self._sums)
+        if load is not None:
+            self._loads.write({"step": self.step, "load": load})
+        rate = self._throughput.rate()
+        self._write(
+            {
+                **sums.line(self._sums),
+                "learning_rate": float(self._learning_rate(self.step - 1)),
+                "tokens_per_second": rate,
+                "share_of_peak": _ratio(rate, self._peak_rate),
+                "seconds": self._throughput.seconds(),
+            }
+        )
+        self._sums = sums.emptied(self._sums)
+        self._throughput.restart()
+
+    def _write(self, values: dict[str, Any]) -> None:
+        record = {"step": self.step, **values}
+        self._metrics.write(record)
+        self._progress.log(record)
+
+    def _save(self) -> None:
+        """Saves this step, once; the lines up to it are on disk before."""
+        if self._saved_step == self.step:
+            return
+        self._metrics.sync()
+        self._loads.sync()
+        self._checkpoints.save(
+            self._state,
+            {
+                "sums": sums.to_json(self._sums),
+                "data": self._batches.get_state(),
+                "seconds": self._throughput.seconds(),
+            },
+        )
+        self._saved_step = self.step
+
+
+def _peak_rate(flops_per_token: float | None) -> float | None:
+    """Tokens a second that one device's peak allows; None where it isn't known."""
+    peak = progress.peak_flops(jax.devices()[0].device_kind)
+    return _ratio(peak, flops_per_token)
+
+
+def _ratio(part: float | None, whole: float | None) -> float | None:
+    return None if part is None or whole is None else part / whole

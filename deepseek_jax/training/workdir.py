@@ -1,0 +1,161 @@
+"""The run directory: one process at a time, one set of settings, one corpus. Floor 4."""
+
+import contextlib
+import dataclasses
+import fcntl
+import importlib.metadata
+import json
+import logging
+import os
+import pathlib
+import platform
+import shlex
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+from deepseek_jax.core.run_spec import RunSpec
+from deepseek_jax.data import record as corpus_record
+from deepseek_jax.data import text_data
+from deepseek_jax.data.text_data import TextData
+
+_LOG = logging.getLogger(__name__)
+
+# A run may be continued with other values of these; they change no number of the run.
+MAY_CHANGE = ("train.restore_step", "train.profile_at", "train.profile_steps")
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers")
+
+
+@contextlib.contextmanager
+def claimed(workdir: str | os.PathLike[str], run_spec: RunSpec) -> Iterator[pathlib.Path]:
+    """The directory, made if missing, held by this process; it has begun no other run.
+
+    Raises:
+      ValueError: it holds a run of other settings; names those that differ.
+      BlockingIOError: another process trains there.
+    """
+    directory = pathlib.Path(workdir).absolute()
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BlockingIOError(f"{directory}: another process is training there") from error
+        if _has_begun(directory):
+            _check_config(directory / "config.json", run_spec)
+        yield directory
+
+
+def load_data(directory: pathlib.Path, run_spec: RunSpec) -> TextData:
+    """The run's text; of a run that has begun, with the tokenizer and corpus it began with.
+
+    Raises:
+      ValueError: the corpus or the tokenizer is not the one the run began with; or what
+        `text_data.load` finds wrong.
+    """
+    if not _has_begun(directory):
+        return text_data.load(run_spec.data, seed=run_spec.seed)
+    tokenizer_path = str(directory / "tokenizer.json")
+    data = text_data.load(run_spec.data, seed=run_spec.seed, tokenizer_path=tokenizer_path)
+    _check_record(directory / "record.json", data)
+    return data
+
+
+def begin(directory: pathlib.Path, run_spec: RunSpec, data: TextData) -> None:
+    """Writes what the run is, unless it has begun before; `config.json` comes last.
+
+    Called when everything has been built, so that settings that were refused leave no trace.
+    """
+    if _has_begun(directory):
+        return
+    data.tokenizer.save(directory / "tokenizer.json")
+    corpus_record.write(data.record, directory / "data" / "corpus.json")
+    _write_json(directory / "record.json", _record(data))
+    _write_json(directory / "config.json", dataclasses.asdict(run_spec))
+
+
+def _has_begun(directory: pathlib.Path) -> bool:
+    return (directory / "config.json").exists()
+
+
+def _check_config(path: pathlib.Path, run_spec: RunSpec) -> None:
+    """Raises unless the settings are those in the file, but for what may change."""
+    saved_flat = dict(_flat(_read_json(path)))
+    now_flat = dict(_flat(dataclasses.asdict(run_spec)))
+    names = sorted((saved_flat.keys() | now_flat.keys()) - set(MAY_CHANGE))
+    missing = "not set"
+    changes = []
+    for name in names:
+        was = saved_flat[name] if name in saved_flat else missing
+        new = now_flat[name] if name in now_flat else missing
+        if was != new:
+            changes.append(f"{name}: {was!r} there, {new!r} now")
+    if changes:
+        raise ValueError(
+            f"{path} holds a run of other settings ({'; '.join(changes)}); go on with those, or "
+            f"give a new --workdir. Only {', '.join(MAY_CHANGE)} may change."
+        )
+
+
+def _record(data: TextData) -> dict[str, Any]:
+    """What a run was made with, so that two runs can be told apart."""
+    devices = jax.devices()
+    return {
+        "command": shlex.join(["python", *sys.orig_argv[1:]]),
+        "corpus_sha256": data.record.sha256,
+        "tokenizer_sha256": data.tokenizer.sha256,
+        "num_train_rows": len(data.train.tokens),
+        "num_heldout_rows": len(data.heldout.tokens),
+        "made_with": {
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in _PACKAGES},
+            "device_kind": devices[0].device_kind,
+            "num_devices": len(devices),
+        },
+    }
+
+
+def _check_record(path: pathlib.Path, data: TextData) -> None:
+    """Raises for other data; warns of other versions or devices, which may change bits."""
+    saved, now = _read_json(path), _record(data)
+    corpus_record.check_same_corpus(
+        data.record, recorded_sha256=saved["corpus_sha256"], where=str(path)
+    )
+    if saved["tokenizer_sha256"] != now["tokenizer_sha256"]:
+        raise ValueError(
+            f"{path.parent / 'tokenizer.json'}: sha256 {now['tokenizer_sha256']}, the run began "
+            f"with {saved['tokenizer_sha256']}"
+        )
+    was, new = saved["made_with"], now["made_with"]
+    changed = [f"{name} {was[name]} -> {new[name]}" for name in new if was[name] != new[name]]
+    if changed:
+        _LOG.warning(
+            "%s: going on with another setup (%s): the run will not equal an uninterrupted one "
+            "bit for bit",
+            path,
+            ", ".join(changed),
+        )
+
+
+def _flat(node: dict[str, Any], *, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of nested settings by dotted name."""
+    for name, value in node.items():
+        if isinstance(value, dict):
+            yield from _flat(value, prefix=f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _read_json(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON: {error}") from error
+
+
+def _write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
+    unfinished = path.with_name(path.name + ".tmp")
+    unfinished.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    unfinished.replace(path)

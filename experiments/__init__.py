@@ -1,0 +1,1 @@
+"""The edge: config files and the commands that a user starts."""

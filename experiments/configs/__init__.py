@@ -1,0 +1,1 @@
+"""Config files, one a preset; each states its command and what it reached."""

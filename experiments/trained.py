@@ -1,0 +1,104 @@
+"""A run directory opened to be looked at: settings, tokenizer, model and parameters."""
+
+import json
+import pathlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from deepseek_jax.core.run_spec import RunSpec
+from deepseek_jax.data import tokenizers
+from deepseek_jax.data.tokenizers import Tokenizer
+from deepseek_jax.decoding import generate, prompts
+from deepseek_jax.nn.model import Decoder
+from deepseek_jax.training import checkpoint, optimizer, state
+from experiments import settings
+
+
+class Trained(NamedTuple):
+    """What a run has made so far.
+
+    Attributes:
+      run_spec: the settings it was started with.
+      tokenizer: of its text.
+      model: dropless, whatever it was trained with: an answer depends on its prompt only.
+      variables: parameters, and choice biases if it has them.
+      step: of the checkpoint.
+    """
+
+    run_spec: RunSpec
+    tokenizer: Tokenizer
+    model: Decoder
+    variables: dict[str, Any]
+    step: int
+
+
+def open_run(workdir: pathlib.Path) -> Trained:
+    """Reads the newest checkpoint of a run; changes nothing in its directory.
+
+    Raises:
+      FileNotFoundError: no run there, or none that has saved anything.
+      CheckpointDamagedError: the checkpoint is not what was saved.
+      ValueError: settings, tokenizer and checkpoint do not belong together.
+    """
+    run_spec = settings.load_run_spec(workdir)
+    tokenizer = tokenizers.load(workdir / "tokenizer.json")
+    tokenizers.check_vocabulary(tokenizer, model_vocab_size=run_spec.model.vocab_size)
+    model = Decoder(run_spec.model.dropless())
+    transform = optimizer.make_optimizer(run_spec.optimizer, num_steps=run_spec.train.num_steps)
+    abstract = jax.eval_shape(
+        lambda: state.initial_state(
+            model,
+            transform,
+            jax.random.key(run_spec.seed),
+            sequence_length=run_spec.data.sequence_length,
+        )
+    )
+    restored = checkpoint.restore_model(
+        workdir / "checkpoints", state.abstract(abstract), step=run_spec.train.restore_step
+    )
+    variables = {"params": restored.params, "balance": restored.balance}
+    return Trained(run_spec, tokenizer, model, variables, restored.step)
+
+
+def continuation(
+    trained: Trained,
+    prompt: str,
+    key: jax.Array,
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    top_p: float,
+) -> Iterator[str]:
+    """The text behind a prompt, piece by piece, as it is drawn.
+
+    Raises:
+      ValueError: prompt and continuation do not fit the model's context.
+    """
+    tokenizer, spec = trained.tokenizer, trained.run_spec.model
+    ids = np.concatenate([[tokenizer.bos_id], tokenizer.encode(prompt)]).astype(np.int32)
+    tokens, lengths = prompts.pad_prompts(
+        [ids], block_size=spec.block_size, pad_id=tokenizer.pad_id
+    )
+    decoder = tokenizer.stream_decoder()
+    for token in generate.stream(
+        trained.model,
+        trained.variables,
+        tokens[0],
+        int(lengths[0]),
+        key,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        end_id=tokenizer.eos_id,
+    ):
+        yield decoder.push(token)
+    yield decoder.finish()
+
+
+def read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
+    """The lines of `metrics.jsonl`, in order."""
+    lines = (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]

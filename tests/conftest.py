@@ -1,0 +1,30 @@
+"""One place for the strictness every test runs under."""
+
+import os
+
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import hypothesis  # noqa: E402
+import jax  # noqa: E402
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+# chex.variants runs one hypothesis test from two executors (eager and jitted).
+CHECKS = [hypothesis.HealthCheck.differing_executors, hypothesis.HealthCheck.too_slow]
+hypothesis.settings.register_profile(
+    "ci",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    max_examples=40,
+    print_blob=True,
+    suppress_health_check=CHECKS,
+)
+hypothesis.settings.register_profile(
+    "nightly", deadline=None, max_examples=1000, suppress_health_check=CHECKS
+)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))

@@ -1,0 +1,175 @@
+"""The decoder: cached decoding equals the full pass, packing, padding, dtypes, gradients."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from deepseek_jax.core import accounting
+from deepseek_jax.nn import model as model_lib
+from tests import tiny, tolerances
+
+
+@pytest.fixture(scope="module", params=list(tiny.VARIANTS))
+def built(request):
+    spec = tiny.VARIANTS[request.param]
+    return (spec, *tiny.make(spec))
+
+
+def test_cached_decoding_equals_the_full_pass_at_every_position(built):
+    spec, model, variables = built
+    length = 19  # crosses four block borders of 4 and ends inside a block
+    tokens, context = tiny.rows(batch_size=4, length=20)
+    full = jax.jit(lambda t: model.apply(variables, t, **context).logits)(tokens)
+    lengths = jnp.array([1, 4, 7, 8], jnp.int32)  # inside a block and on its border
+    empty = model_lib.empty_cache(spec, batch_size=4, max_length=24)
+    rows = jnp.arange(4)
+    # What stands behind a prompt in its row must not matter: it is padding.
+    prompts = jnp.where(jnp.arange(8)[None] < lengths[:, None], tokens[:, :8], 49)
+    logits, cache = jax.jit(lambda t, n, c: model.apply(variables, t, n, c, method="prefill"))(
+        prompts, lengths, empty
+    )
+    np.testing.assert_allclose(logits, full[rows, lengths - 1], **tolerances.MODEL_F32)
+    step = jax.jit(lambda t, c: model.apply(variables, t, c, method="step"))
+    for _ in range(length - 8):
+        at = cache.lengths
+        logits, cache = step(tokens[rows, at], cache)
+        np.testing.assert_allclose(logits, full[rows, at], **tolerances.MODEL_F32)
+    np.testing.assert_array_equal(cache.lengths, lengths + length - 8)
+
+
+def test_packed_documents_do_not_see_each_other(built):
+    _, model, variables = built
+    tokens, _ = tiny.rows(batch_size=1)
+    ids = jnp.array([[1] * 6 + [2] * 7 + [3] * 4 + [0] * 3], jnp.int32)
+    positions = jnp.array([[*range(6), *range(7), *range(4), 0, 0, 0]], jnp.int32)
+    run = jax.jit(lambda t: model.apply(variables, t, document_ids=ids, positions=positions).logits)
+    before = np.asarray(run(tokens))
+    after = np.asarray(run(jnp.where(ids == 2, (tokens + 1) % 50, tokens)))
+    others = np.asarray((ids == 1) | (ids == 3))
+    np.testing.assert_array_equal(after[others], before[others])
+    assert not np.allclose(after[np.asarray(ids == 2)], before[np.asarray(ids == 2)])
+    padded = np.asarray(run(jnp.where(ids == 0, 3, tokens)))
+    real = np.asarray(ids != 0)
+    np.testing.assert_array_equal(padded[real], before[real])
+
+
+def test_a_document_that_starts_on_a_border_equals_itself_unpacked(built):
+    spec, model, variables = built
+    tokens, _ = tiny.rows(batch_size=1)
+    start, end = 8, 17
+    ids = jnp.array([[1] * 8 + [2] * 9 + [0] * 3], jnp.int32)
+    positions = jnp.array([[*range(8), *range(9), 0, 0, 0]], jnp.int32)
+    packed = model.apply(variables, tokens, document_ids=ids, positions=positions).logits
+    alone, context = jnp.pad(tokens[:, start:end], ((0, 0), (0, 3))), tiny.rows(length=12)[1]
+    context = jax.tree.map(lambda x: x[:1], context)
+    context["document_ids"] = jnp.where(context["positions"] < end - start, 1, 0)
+    unpacked = model.apply(variables, alone, **context).logits
+    np.testing.assert_allclose(
+        packed[:, start:end], unpacked[:, : end - start], **tolerances.MODEL_F32
+    )
+
+
+def test_every_parameter_gets_a_gradient(built):
+    spec, model, variables = built
+    tokens, context = tiny.rows(batch_size=4)
+
+    def loss(params):
+        out = model.apply({**variables, "params": params}, tokens, **context)
+        picked = jnp.take_along_axis(jax.nn.log_softmax(out.logits), tokens[..., None], -1)
+        return jnp.mean(picked) + out.aux_loss
+
+    gradients = jax.jit(jax.grad(loss))(variables["params"])
+    for path, leaf in jax.tree_util.tree_leaves_with_path(gradients):
+        assert np.isfinite(leaf).all(), path
+        assert np.abs(leaf).max() > 0.0, f"{jax.tree_util.keystr(path)} has no gradient"
+
+
+def test_parameter_count_is_the_accounted_one(built):
+    spec, _, variables = built
+    counted = sum(x.size for x in jax.tree.leaves(variables["params"]))
+    assert counted == accounting.count_parameters(spec).total
+
+
+@pytest.mark.parametrize("name", ["sparse", "dense"])
+def test_rematerialisation_changes_nothing(name):
+    spec = tiny.VARIANTS[name]
+    model, variables = tiny.make(spec)
+    again = model_lib.Decoder(dataclasses.replace(spec, remat="block"))
+    tokens, context = tiny.rows()
+
+    def gradients(model):
+        def loss(params):
+            out = model.apply({**variables, "params": params}, tokens, **context)
+            return jnp.mean(out.logits**2) + out.aux_loss
+
+        return jax.jit(jax.grad(loss))(variables["params"])
+
+    for got, want in zip(
+        jax.tree.leaves(gradients(again)), jax.tree.leaves(gradients(model)), strict=True
+    ):
+        np.testing.assert_allclose(got, want, **tolerances.LAYER_F32)
+
+
+def test_capacity_with_room_equals_dropless():
+    model, variables = tiny.make(tiny.SPARSE)
+    # Room for every token in every expert: 8 experts / 2 choices = 4 times the expected load.
+    roomy = dataclasses.replace(tiny.SPARSE, dispatch="capacity", capacity_factor=4.0)
+    tokens, context = tiny.rows()
+    dropless = model.apply(variables, tokens, **context)
+    capacity = model_lib.Decoder(roomy).apply(variables, tokens, **context)
+    np.testing.assert_allclose(capacity.logits, dropless.logits, **tolerances.MODEL_F32)
+    np.testing.assert_array_equal(capacity.stats.dropped, 0.0)
+    np.testing.assert_array_equal(capacity.stats.load, dropless.stats.load)
+    tight = dataclasses.replace(roomy, capacity_factor=1.0)
+    assert model_lib.Decoder(tight).apply(variables, tokens, **context).stats.dropped.sum() > 0
+
+
+def test_bfloat16_computes_routing_norms_and_logits_in_float32():
+    spec = dataclasses.replace(tiny.SPARSE, compute_dtype="bfloat16")
+    model, variables = tiny.make(spec)
+    tokens, context = tiny.rows()
+    out = model.apply(variables, tokens, **context)
+    assert {x.dtype for x in jax.tree.leaves(variables["params"])} == {jnp.dtype("float32")}
+    assert out.logits.dtype == out.aux_loss.dtype == jnp.float32
+    exact = model_lib.Decoder(tiny.SPARSE).apply(variables, tokens, **context).logits
+    # Near-ties may route differently in bf16, so whole rows are compared by their median error.
+    error = np.median(np.abs(np.asarray(out.logits - exact)))
+    assert error < tolerances.BF16["rtol"] * np.asarray(exact).std()
+
+
+def test_load_statistics_count_real_tokens_only():
+    model, variables = tiny.make(tiny.SPARSE)
+    tokens, context = tiny.rows()
+    context["document_ids"] = context["document_ids"].at[:, 15:].set(0)
+    stats = model.apply(variables, tokens, **context).stats
+    np.testing.assert_array_equal(stats.load.sum(axis=-1), 2 * 15 * tiny.SPARSE.top_k)
+    np.testing.assert_array_equal(stats.num_tokens, 2 * 15)
+
+
+def test_expert_ids_are_sown_by_layer():
+    model, variables = tiny.make(tiny.SPARSE)
+    tokens, context = tiny.rows()
+    _, sown = model.apply(variables, tokens, mutable=["intermediates"], **context)
+    (expert_ids,) = sown["intermediates"]["layers"]["feed_forward"]["router"]["expert_ids"]
+    assert expert_ids.shape == (2, 40, tiny.SPARSE.top_k)
+    assert set(np.unique(expert_ids)) == set(range(8))
+
+
+def test_bad_lengths_are_refused():
+    model, variables = tiny.make(tiny.SPARSE)
+    tokens, context = tiny.rows(length=18)
+    with pytest.raises(ValueError, match=r"rows of 18 tokens: .* model.block_size=4"):
+        model.apply(variables, tokens, **context)
+    with pytest.raises(ValueError, match=r"max_length=65 is outside \[1, 64\]"):
+        model_lib.empty_cache(tiny.SPARSE, batch_size=1, max_length=65)
+
+
+def test_cache_holds_one_block_and_the_summaries():
+    cache = model_lib.empty_cache(tiny.SPARSE, batch_size=3, max_length=64)
+    assert cache.layers.key.shape == (2, 3, 4, 2, 8)
+    assert cache.layers.summary_key.shape == (2, 3, 16, 2, 2, 8)
+    cached = sum(x.nbytes for x in jax.tree.leaves(cache.layers)) // 3
+    assert cached == accounting.cache_bytes(tiny.SPARSE, bytes_per_element=4)

@@ -1,0 +1,85 @@
+"""Hand numbers and laws of the small operations: RMS norm, rotary positions, sampling."""
+
+import chex
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from deepseek_jax.ops import norm, rope, sampling
+from tests import tolerances
+
+
+def test_rms_norm_by_hand():
+    # mean(3^2, 4^2) = 12.5; 3 / sqrt(12.5) = 0.848528, 4 / sqrt(12.5) = 1.131371
+    out = norm.rms_norm(jnp.array([[3.0, 4.0]]), jnp.array([1.0, 2.0]), eps=1e-12)
+    np.testing.assert_allclose(out, [[0.8485281, 2.2627417]], **tolerances.OP_F32)
+
+
+def test_rms_norm_computes_in_float32():
+    x = jnp.full((1, 4), 300.0, jnp.bfloat16)  # 300^2 * 4 is beyond bf16's exact integers
+    out = norm.rms_norm(x, jnp.ones(4), eps=1e-12)
+    assert out.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(np.asarray(out, np.float32), 1.0)
+
+
+def test_rotation_by_hand():
+    # H = 2: one pair, frequency 1; position pi/2 would turn (1, 0) to (0, 1). Position 1: cos, sin.
+    out = rope.rotate(jnp.array([[[1.0, 0.0]]]), jnp.array([1]), base=10.0)
+    np.testing.assert_allclose(out, [[[np.cos(1.0), np.sin(1.0)]]], **tolerances.OP_F32)
+    # H = 4, base 100: the second pair (channels 1, 3) turns by position / 10.
+    out = rope.rotate(jnp.array([[[0.0, 1.0, 0.0, 0.0]]]), jnp.array([2]), base=100.0)
+    np.testing.assert_allclose(out, [[[0.0, np.cos(0.2), 0.0, np.sin(0.2)]]], **tolerances.OP_F32)
+
+
+class RotationTest(chex.TestCase):
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_products_depend_on_the_distance_only(self):
+        rotate = self.variant(rope.rotate, static_argnames="base")
+        query, key = jax.random.normal(jax.random.key(0), (2, 1, 1, 8))
+
+        @hypothesis.given(st.integers(0, 500), st.integers(0, 500), st.integers(0, 500))
+        def law(q, k, shift):
+            def product(q, k):
+                return jnp.vdot(
+                    rotate(query, jnp.array([q]), base=1e3), rotate(key, jnp.array([k]), base=1e3)
+                )
+
+            np.testing.assert_allclose(
+                product(q, k), product(q + shift, k + shift), **tolerances.MODEL_F32
+            )
+
+        law()
+
+
+def test_greedy_takes_the_most_likely():
+    logits = jnp.array([[0.0, 3.0, 1.0], [2.0, -1.0, 0.0]])
+    out = sampling.sample_tokens(logits, jax.random.key(0), temperature=0.0)
+    np.testing.assert_array_equal(out, [1, 0])
+    assert out.dtype == jnp.int32
+
+
+def test_temperature_scales_the_odds():
+    logits = jnp.log(jnp.array([0.8, 0.2]))
+    draws = jnp.tile(logits[None], (20000, 1))
+    for temperature, expected in ((1.0, 0.2), (2.0, 1 / 3)):  # at 2: sqrt odds 2 : 1
+        tokens = sampling.sample_tokens(draws, jax.random.key(1), temperature=temperature)
+        assert abs(float(jnp.mean(tokens)) - expected) < 0.015
+
+
+def test_nucleus_keeps_the_smallest_sufficient_set():
+    logits = jnp.tile(jnp.log(jnp.array([[0.15, 0.5, 0.05, 0.3]])), (4000, 1))
+    tokens = sampling.sample_tokens(logits, jax.random.key(2), temperature=1.0, top_p=0.7)
+    # 0.5 alone is below 0.7, 0.5 + 0.3 reaches it: tokens 1 and 3, at odds 5 : 3.
+    assert set(np.asarray(tokens).tolist()) == {1, 3}
+    assert abs(float(jnp.mean(tokens == 1)) - 0.625) < 0.03
+
+
+def test_sampling_refuses_bad_settings():
+    logits = jnp.zeros((1, 2))
+    with pytest.raises(ValueError, match=r"temperature=-1\.0"):
+        sampling.sample_tokens(logits, jax.random.key(0), temperature=-1.0)
+    with pytest.raises(ValueError, match=r"top_p=0\.0"):
+        sampling.sample_tokens(logits, jax.random.key(0), temperature=1.0, top_p=0.0)
