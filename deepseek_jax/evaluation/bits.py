@@ -40,17 +40,6 @@ class Estimate(NamedTuple):
     high: float | None
 
 
-def from_nats(nats: float, *, num_bytes: int) -> float:
-    """Bits per byte: nats / ln 2 / bytes.
-
-    Raises:
-      ValueError: there are no bytes.
-    """
-    if num_bytes < 1:
-        raise ValueError(f"num_bytes={num_bytes}: bits per byte need at least one byte of text")
-    return nats / float(np.log(2.0)) / num_bytes
-
-
 def bits_per_byte(measured: DocumentBits, *, seed: int) -> Estimate:
     """All bits over all bytes, with an interval over documents.
 

@@ -76,8 +76,8 @@ def router_z_loss(logits: Float[Array, "T E"], token_mask: Bool[Array, " T"]) ->
 
 
 def updated_choice_bias(
-    bias: Float[Array, " E"], load: Float[Array, " E"], *, rate: float
-) -> Float[Array, " E"]:
+    bias: Float[Array, "... E"], load: Float[Array, "... E"], *, rate: float
+) -> Float[Array, "... E"]:
     """The choice bias after a training step.
 
     DeepSeek-V3, arXiv:2412.19437, section 2.1.2, "auxiliary-loss-free load balancing":
@@ -85,12 +85,12 @@ def updated_choice_bias(
     more, and stays if it got exactly the mean.
 
     Args:
-      bias: [E] float32, in units of the score.
-      load: [E] float32, assignments of the step (`RouterStats.load`).
+      bias: [..., E] float32, in units of the score; a leading axis of layers may stand there.
+      load: [..., E] float32, assignments of the step (`RouterStats.load`).
       rate: step in units of the score; at least 0.
 
     Returns:
-      [E] float32.
+      [..., E] float32.
     """
     chex.assert_equal_shape([bias, load])
     return bias + rate * jnp.sign(jnp.mean(load, axis=-1, keepdims=True) - load)

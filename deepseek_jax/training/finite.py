@@ -1,5 +1,7 @@
 """The stop at a loss or gradient that is not finite. Floor 4."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from deepseek_jax.training.step import StepMetrics
@@ -35,3 +37,17 @@ def check(metrics: StepMetrics, *, step: int, parameter_names: list[str]) -> Non
         f"norm {float(metrics.gradient_norm)}; {where}. The update was not applied; the last "
         "checkpoint is left as it was."
     )
+
+
+def check_heldout(measured: Mapping[str, float], *, step: int) -> None:
+    """Raises unless everything measured on held-out text is finite.
+
+    Raises:
+      NonFiniteError: names the step and the measurement.
+    """
+    for name, value in measured.items():
+        if not np.isfinite(value):
+            raise NonFiniteError(
+                f"step {step}: {name} is {value}, though no gradient was; the last checkpoint is "
+                "left as it was."
+            )

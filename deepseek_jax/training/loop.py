@@ -78,7 +78,7 @@ def train(
         interrupt.Interrupt() as asked,
         contextlib.ExitStack() as stack,
     ):
-        data = workdir.load_data(directory, run_spec) if data is None else data
+        data = workdir.load_data(directory, run_spec, given=data)
         tokenizers.check_vocabulary(data.tokenizer, model_vocab_size=run_spec.model.vocab_size)
         run = _Run(run_spec, directory, data, stack, flops_per_token, console, asked)
         if run.step == run_spec.train.num_steps:
@@ -216,7 +216,9 @@ class _Run:
             self._log()
         if self._is_due(self._spec.eval_every):
             self._look_at_running()
-            self._write(self._measure(self._state))
+            measured = self._measure(self._state)
+            finite.check_heldout(measured, step=self.step)
+            self._write(measured)
             self._throughput.restart()
         if self._is_due(self._spec.checkpoint_every):
             self._look_at_running()

@@ -20,6 +20,7 @@ from deepseek_jax.core.run_spec import RunSpec
 from deepseek_jax.data import record as corpus_record
 from deepseek_jax.data import text_data
 from deepseek_jax.data.text_data import TextData
+from deepseek_jax.training import checkpoint
 
 _LOG = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ def claimed(workdir: str | os.PathLike[str], run_spec: RunSpec) -> Iterator[path
     """The directory, made if missing, held by this process; it has begun no other run.
 
     Raises:
-      ValueError: it holds a run of other settings; names those that differ.
+      ValueError: it holds a run of other settings, whose names are given, or of unknown ones.
       BlockingIOError: another process trains there.
     """
     directory = pathlib.Path(workdir).absolute()
@@ -45,21 +46,35 @@ def claimed(workdir: str | os.PathLike[str], run_spec: RunSpec) -> Iterator[path
             raise BlockingIOError(f"{directory}: another process is training there") from error
         if _has_begun(directory):
             _check_config(directory / "config.json", run_spec)
+        elif steps := checkpoint.finished_steps(directory / "checkpoints"):
+            raise ValueError(
+                f"{directory} has checkpoints of steps {steps} but no config.json that says of "
+                "which settings; restore the file, or give a new --workdir"
+            )
         yield directory
 
 
-def load_data(directory: pathlib.Path, run_spec: RunSpec) -> TextData:
+def load_data(
+    directory: pathlib.Path, run_spec: RunSpec, *, given: TextData | None = None
+) -> TextData:
     """The run's text; of a run that has begun, with the tokenizer and corpus it began with.
+
+    Args:
+      directory: of the run.
+      run_spec: its settings.
+      given: what the settings name, where it has been read before; None reads it.
 
     Raises:
       ValueError: the corpus or the tokenizer is not the one the run began with; or what
         `text_data.load` finds wrong.
     """
-    if not _has_begun(directory):
-        return text_data.load(run_spec.data, seed=run_spec.seed)
-    tokenizer_path = str(directory / "tokenizer.json")
-    data = text_data.load(run_spec.data, seed=run_spec.seed, tokenizer_path=tokenizer_path)
-    _check_record(directory / "record.json", data)
+    has_begun = _has_begun(directory)
+    tokenizer_path = str(directory / "tokenizer.json") if has_begun else None
+    data = given
+    if data is None:
+        data = text_data.load(run_spec.data, seed=run_spec.seed, tokenizer_path=tokenizer_path)
+    if has_begun:
+        _check_record(directory / "record.json", data)
     return data
 
 

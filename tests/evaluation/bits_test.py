@@ -12,15 +12,6 @@ def measured(code_lengths, num_bytes):
     return DocumentBits(np.array(code_lengths, np.float64), np.array(num_bytes, np.int64))
 
 
-def test_from_nats_by_hand():
-    # 8 ln 2 nats are 8 bits; over 4 bytes, 2 bits a byte.
-    np.testing.assert_allclose(
-        bits.from_nats(8 * np.log(2.0), num_bytes=4), 2.0, **tolerances.OP_F32
-    )
-    with pytest.raises(ValueError, match="num_bytes=0"):
-        bits.from_nats(1.0, num_bytes=0)
-
-
 def test_long_documents_weigh_more():
     # (10 + 40) bits over (10 + 10) bytes; not the mean of 1 and 4 by document of 5 and 15 bytes.
     assert bits.bits_per_byte(measured([10, 40], [10, 10]), seed=0).value == 2.5
@@ -48,15 +39,27 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say(monkeypatch):
         num_bytes = generator.integers(1, 20, size=60)
         rates = 2.0 + generator.normal(size=60)
         estimate = bits.bits_per_byte(measured(rates * num_bytes, num_bytes), seed=seed)
+        assert estimate.low is not None and estimate.high is not None
         covered += estimate.low <= 2.0 <= estimate.high
     assert 0.88 <= covered / 200 <= 0.99
+
+
+def test_the_interval_of_many_documents_is_that_of_normal_theory():
+    # Half of the documents at 1, half at 3: standard error 1 / sqrt(400), times 1.96.
+    estimate = bits.bits_per_byte(measured([1, 3] * 200, [1] * 400), seed=0)
+    assert estimate.low is not None and estimate.high is not None
+    assert 0.9 * 0.098 < 2.0 - estimate.low < 1.1 * 0.098
+    assert 0.9 * 0.098 < estimate.high - 2.0 < 1.1 * 0.098
 
 
 def test_a_paired_difference_cancels_what_is_hard_for_both():
     hard = np.random.default_rng(0).uniform(1, 9, size=50)
     ours, theirs = measured(hard, np.ones(50)), measured(hard + 0.5, np.ones(50))
-    np.testing.assert_allclose(bits.difference(ours, theirs, seed=0), 0.5, **tolerances.OP_F32)
-    np.testing.assert_allclose(bits.difference(theirs, ours, seed=0), -0.5, **tolerances.OP_F32)
+    for estimate, gap in (
+        (bits.difference(ours, theirs, seed=0), 0.5),
+        (bits.difference(theirs, ours, seed=0), -0.5),
+    ):
+        np.testing.assert_allclose(np.array(estimate), gap, **tolerances.OP_F32)
 
 
 def test_the_seed_decides():

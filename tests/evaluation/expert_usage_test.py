@@ -62,6 +62,12 @@ def test_documents_of_one_mind_are_not_evidence():
     assert found_by_chance <= 6
 
 
+def test_the_entropy_of_kinds_is_by_assignment():
+    # 6 assignments of one kind and 2 of the other.
+    found = information_of(usage_of([[[3, 3], [1, 1]]], [0, 1]), seed=0)
+    np.testing.assert_allclose(found.kind_entropy, 0.8112781, **tolerances.OP_F32)
+
+
 def test_swapped_kinds_count_as_much():
     # Two documents: every shuffle has the measured information.
     found = information_of(usage_of([[[9, 1], [2, 7]]], [0, 1]), seed=0)

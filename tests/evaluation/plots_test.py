@@ -48,10 +48,15 @@ def test_labels_never_overlap():
     np.testing.assert_allclose(placed, [1.0, 1.1, 1.2, 3.0])
 
 
+def flat_information(num_layers, *, bits):
+    values = np.full(num_layers, bits)
+    return KindInformation(values, values, values, values, 1.0)
+
+
 def test_pictures_are_pngs_of_a_decent_size(tmp_path):
     found = history.from_records(RECORDS, train_bytes_per_target=2.0)
     load = np.random.default_rng(0).integers(0, 9, size=(12, 128))
-    information = KindInformation(*np.full((4, 12), 0.5), 1.0)
+    information = flat_information(12, bits=0.5)
     plots.loss_curve(tmp_path / "loss.png", found, baselines={"gzip -9": 2.1, "xz -9": 2.1})
     plots.expert_load(tmp_path / "load.png", {"code": load, "prose": load})
     plots.kind_information(tmp_path / "information.png", information)
@@ -68,7 +73,7 @@ def test_a_run_that_has_hardly_begun_can_be_drawn(tmp_path):
     found = history.from_records(TRAIN_LINES[:1], train_bytes_per_target=2.0)
     plots.loss_curve(tmp_path / "loss.png", found, baselines={"gzip -9": 2.1})
     plots.expert_load(tmp_path / "load.png", {"text": np.zeros((1, 2), np.int64)})
-    nothing = KindInformation(*np.zeros((4, 1)), 1.0)
+    nothing = flat_information(1, bits=0.0)
     plots.kind_information(tmp_path / "information.png", nothing)
     assert found.router is not None
     plots.router_health(tmp_path / "router.png", found.router, num_experts=2)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import pytest
 from rich import console as rich_console
 
-from deepseek_jax.data import tokenizers
+from deepseek_jax.data import text_data, tokenizers
 from deepseek_jax.nn.model import Decoder
 from deepseek_jax.training import (
     checkpoint,
@@ -252,6 +252,13 @@ def test_other_settings_are_refused_by_name(uninterrupted, corpus):
         _train(spec, uninterrupted)
 
 
+def test_checkpoints_of_unknown_settings_are_refused(uninterrupted, corpus, tmp_path):
+    shutil.copytree(uninterrupted, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(ValueError, match=r"checkpoints of steps \[4, 8, 12\] but no config.json"):
+        _train(tiny.run_spec(corpus), tmp_path)
+
+
 def test_another_corpus_is_refused(corpus, tmp_path):
     texts = tiny.write_corpus(tmp_path / "texts")
     spec = tiny.run_spec(texts)
@@ -259,6 +266,19 @@ def test_another_corpus_is_refused(corpus, tmp_path):
     (texts / "3.txt").write_text("Something else.\n" * 9)
     with pytest.raises(ValueError, match="the corpus has changed"):
         _train(spec, tmp_path / "run")
+
+
+def test_text_that_was_read_before_is_compared_too(uninterrupted, corpus, tmp_path):
+    spec = tiny.run_spec(corpus)
+    data = text_data.load(spec.data, seed=spec.seed)
+    quiet = rich_console.Console(quiet=True)
+    again = loop.train(spec, uninterrupted, flops_per_token=None, console=quiet, data=data)
+    assert again.trained == 0
+    texts = tiny.write_corpus(tmp_path / "texts")
+    (texts / "3.txt").write_text("Something else.\n" * 9)
+    data = text_data.load(tiny.run_spec(texts).data, seed=spec.seed)
+    with pytest.raises(ValueError, match="the corpus has changed"):
+        loop.train(spec, uninterrupted, flops_per_token=None, console=quiet, data=data)
 
 
 def test_refused_settings_leave_no_trace(corpus, tmp_path):

@@ -161,3 +161,9 @@ def test_a_non_finite_step_is_not_applied_and_is_named(part, first, num_microbat
     assert np.isfinite(metrics.loss) == (part == "gradient")
     with pytest.raises(finite.NonFiniteError, match=rf"^step 2: .* is {first}\."):
         finite.check(jax.device_get(metrics), step=2, parameter_names=names)
+
+
+def test_a_non_finite_heldout_loss_is_named():
+    finite.check_heldout({"heldout_loss": 1.0}, step=3)
+    with pytest.raises(finite.NonFiniteError, match="step 3: heldout_loss is inf"):
+        finite.check_heldout({"heldout_loss": float("inf")}, step=3)
