@@ -59,6 +59,7 @@ def test_greedy_equals_a_plain_loop_without_a_cache(built):
             text.append(token)
 
 
+@pytest.mark.deep
 def test_stream_draws_what_generate_draws(built):
     model, variables = built
     whole = _generate(built, temperature=1.0, key=3, which=PROMPTS[:1])
@@ -77,6 +78,7 @@ def test_stream_draws_what_generate_draws(built):
     assert list(streamed) == whole.tokens[0].tolist()
 
 
+@pytest.mark.deep
 def test_a_row_ends_with_its_end_token_and_the_others_go_on(built):
     free = _generate(built)
     end_id = int(free.tokens[0, 2])
@@ -90,11 +92,13 @@ def test_a_row_ends_with_its_end_token_and_the_others_go_on(built):
         np.testing.assert_array_equal(out.logprobs[row, expected:], 0.0)
 
 
+@pytest.mark.deep
 def test_a_row_does_not_depend_on_its_neighbours(built):
     together, alone = _generate(built), _generate(built, which=PROMPTS[1:2])
     assert together.tokens[1].tolist() == alone.tokens[0].tolist()
 
 
+@pytest.mark.deep
 def test_same_key_same_tokens_other_key_other_tokens(built):
     first, second, other = (_generate(built, temperature=1.0, key=k).tokens for k in (1, 1, 2))
     np.testing.assert_array_equal(first, second)

@@ -89,12 +89,14 @@ def test_every_preset_trains_when_shrunk(name, text_folder, tmp_path):
     assert all(line["loss"] > 0 for line in lines if "loss" in line)
 
 
+@pytest.mark.deep
 def test_a_finished_run_is_not_trained_again(finished, text_folder):
     before = (finished / "metrics.jsonl").read_bytes()
     main.main(shrunk("experiments/configs/laptop.py", text_folder), finished)
     assert (finished / "metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.deep
 def test_evaluate_writes_a_report_of_the_run(finished):
     run = trained.open_run(finished)
     assert run.step == 2
@@ -110,6 +112,7 @@ def test_evaluate_writes_a_report_of_the_run(finished):
     assert experts["num_experts"] == run.run_spec.model.num_experts
 
 
+@pytest.mark.deep
 def test_continuations_repeat_with_their_key(finished):
     run = trained.open_run(finished)
 

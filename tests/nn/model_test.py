@@ -11,8 +11,14 @@ from deepseek_jax.core import accounting
 from deepseek_jax.nn import model as model_lib
 from tests import tiny, tolerances
 
+# The sparse model in `make check`; the others, each a compilation of its own, in `make test`.
+VARIANTS = [
+    pytest.param(name, marks=[] if name == "sparse" else [pytest.mark.deep])
+    for name in tiny.VARIANTS
+]
 
-@pytest.fixture(scope="module", params=list(tiny.VARIANTS))
+
+@pytest.fixture(scope="module", params=VARIANTS)
 def built(request):
     spec = tiny.VARIANTS[request.param]
     return (spec, *tiny.make(spec))
@@ -56,6 +62,7 @@ def test_packed_documents_do_not_see_each_other(built):
     np.testing.assert_array_equal(padded[real], before[real])
 
 
+@pytest.mark.deep
 def test_a_document_that_starts_on_a_border_equals_itself_unpacked(built):
     spec, model, variables = built
     tokens, _ = tiny.rows(batch_size=1)
@@ -93,6 +100,7 @@ def test_parameter_count_is_the_accounted_one(built):
     assert counted == accounting.count_parameters(spec).total
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize("name", ["sparse", "dense"])
 def test_rematerialisation_changes_nothing(name):
     spec = tiny.VARIANTS[name]
@@ -113,6 +121,7 @@ def test_rematerialisation_changes_nothing(name):
         np.testing.assert_allclose(got, want, **tolerances.LAYER_F32)
 
 
+@pytest.mark.deep
 def test_capacity_with_room_equals_dropless():
     model, variables = tiny.make(tiny.SPARSE)
     # Room for every token in every expert: 8 experts / 2 choices = 4 times the expected load.
@@ -127,6 +136,7 @@ def test_capacity_with_room_equals_dropless():
     assert model_lib.Decoder(tight).apply(variables, tokens, **context).stats.dropped.sum() > 0
 
 
+@pytest.mark.deep
 def test_bfloat16_computes_routing_norms_and_logits_in_float32():
     spec = dataclasses.replace(tiny.SPARSE, compute_dtype="bfloat16")
     model, variables = tiny.make(spec)

@@ -117,6 +117,7 @@ def test_one_block_is_full_attention_with_its_gradients():
         np.testing.assert_allclose(got, want, **tolerances.LAYER_F32)
 
 
+@pytest.mark.deep
 def test_hybrid_gradients_equal_one_concatenated_softmax():
     # Two blocks; the second sees its own keys and the first block's summaries in one softmax.
     query, key, value, ids, weights = _inputs([1] * 8, length=8)
@@ -195,6 +196,7 @@ def test_earlier_blocks_reach_later_ones_only_through_summaries():
     np.testing.assert_array_equal(*local)
 
 
+@pytest.mark.deep
 def test_blocks_one_after_another_equal_blocks_at_once(monkeypatch):
     query, key, value, ids, weights = _inputs(LAYOUTS["inside blocks"])
     untraced = _hybrid.__wrapped__  # the jitted one would answer from its first trace
@@ -228,6 +230,7 @@ def _largest_array(function, *args):
     return walk(jax.make_jaxpr(function)(*args).jaxpr)
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize("attend", ["hybrid", "full"])
 def test_no_array_of_length_squared_forward_or_backward(attend):
     length, block = 4096, 64
