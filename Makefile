@@ -21,7 +21,7 @@ check: env  ## lint, types, fast tests: what every commit passes
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(PYTEST) -n 2 -m 'not deep and not slow'
+	HYPOTHESIS_PROFILE=quick $(PYTEST) -n 2 -m 'not deep and not slow'
 
 test: env  ## all tests but the slow ones
 	$(PYTEST) -n 2 -m 'not slow'

@@ -28,6 +28,14 @@ hypothesis.settings.register_profile(
     suppress_health_check=CHECKS,
 )
 hypothesis.settings.register_profile(
+    "quick",  # of `make check`
+    derandomize=True,
+    database=None,
+    deadline=None,
+    max_examples=6,
+    suppress_health_check=CHECKS,
+)
+hypothesis.settings.register_profile(
     "nightly", deadline=None, max_examples=1000, suppress_health_check=CHECKS
 )
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))

@@ -78,13 +78,13 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
     )
     config.train = config_dict.ConfigDict(
         dict(
-            num_steps=320,
+            num_steps=280,
             batch_size=8,
             num_microbatches=1,
             log_every=10,
-            eval_every=80,
+            eval_every=70,
             eval_rows=48,
-            checkpoint_every=80,
+            checkpoint_every=70,
             keep_checkpoints=2,
             restore_step=presets.optional(),
             profile_at=presets.optional(),

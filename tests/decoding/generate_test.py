@@ -36,6 +36,7 @@ def _generate(built, *, temperature=0.0, end_id=NEVER, key=0, which=PROMPTS):
     )
 
 
+@pytest.mark.deep
 def test_greedy_equals_a_plain_loop_without_a_cache(built):
     model, variables = built
     out = _generate(built)

@@ -79,6 +79,7 @@ def test_a_document_that_starts_on_a_border_equals_itself_unpacked(built):
     )
 
 
+@pytest.mark.deep
 def test_every_parameter_gets_a_gradient(built):
     spec, model, variables = built
     tokens, context = tiny.rows(batch_size=4)
@@ -150,6 +151,7 @@ def test_bfloat16_computes_routing_norms_and_logits_in_float32():
     assert error < tolerances.BF16["rtol"] * np.asarray(exact).std()
 
 
+@pytest.mark.deep
 def test_load_statistics_count_real_tokens_only():
     model, variables = tiny.make(tiny.SPARSE)
     tokens, context = tiny.rows()
@@ -159,6 +161,7 @@ def test_load_statistics_count_real_tokens_only():
     np.testing.assert_array_equal(stats.num_tokens, 2 * 15)
 
 
+@pytest.mark.deep
 def test_expert_ids_are_sown_by_layer():
     model, variables = tiny.make(tiny.SPARSE)
     tokens, context = tiny.rows()

@@ -157,6 +157,7 @@ def test_gradient_reaches_the_gate(layout):
     np.testing.assert_allclose(got, want, **tolerances.LAYER_F32)
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize("layout", [2, "capacity"])
 def test_low_precision_stays_near_the_reference(layout):
     num_tokens, num_experts, top_k = 13, 8, 3

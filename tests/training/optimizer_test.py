@@ -121,6 +121,7 @@ def test_schedule_by_hand():
     assert 0.099 < first < 0.1
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize("spec", [ADAMW, MUON], ids=["adamw", "muon"])
 def test_only_matrices_decay(spec):
     params = _normal(0)
@@ -168,6 +169,7 @@ def test_muon_treats_matrices_independently():
     np.testing.assert_array_equal(same, [[True, True, True], [True, True, False]])
 
 
+@pytest.mark.deep
 def test_clipping_is_by_the_global_norm():
     spec = dataclasses.replace(ADAMW, eps=1e3, weight_decay=0.0)  # linear in the gradient
     params, gradients = _normal(0), _normal(1)

@@ -92,6 +92,7 @@ def test_loss_by_hand():
     assert abs(np.mean(means) - expected) > 0.01  # what a mean of the rows' means would give
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize("num_microbatches", [2, 4])
 def test_microbatches_change_nothing(num_microbatches):
     batches = [_batch(1), _batch(2)]
@@ -110,6 +111,7 @@ def test_the_bias_moves_once_by_the_load_of_the_whole_batch():
     np.testing.assert_array_equal(current.balance["choice_bias"], RATE * np.sign(5.0 - load))
 
 
+@pytest.mark.deep
 def test_padding_reaches_nothing():
     batch, other = _batch(), _batch()
     padding = ~batch["target_mask"]
