@@ -1,12 +1,14 @@
 """A few hundred million parameters, 128 experts in 8 groups of 16: minutes on one GPU.
 
-421 M parameters of which 31 M are active for a token; the heads are those of `r1_12b`.
+429 M parameters of which 31 M are active for a token; the heads are those of `r1_12b`.
 
 Run:      python -m experiments.main --config=experiments/configs/gpu_small.py \
             --workdir=runs/gpu_small
 Twins:    experiments/configs/gpu_small.py:dense_active,
           experiments/configs/gpu_small.py:dense_total
-Measured: not yet.
+Measured: held-out loss 1.888 (seed 0) and 1.920 (seed 1) nats, 1.994 and 2.020 for the dense
+          twin of the same active size; 202,800 tokens/s, 240 s a run with its measurements, one
+          H200, jax 0.11.2, 2026-11-23 (`python -m benchmarks.moe_vs_dense`, docs/claims.md).
 """
 
 from ml_collections import config_dict

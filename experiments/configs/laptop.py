@@ -33,7 +33,7 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
             top_groups=4,
             top_k=4,
             num_shared_experts=0,
-            expert_hidden_dim=96,
+            expert_hidden_dim=64,
             router_scores="softmax",
             router_weights="renormalized",
             router_scale=1.0,
@@ -78,13 +78,13 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
     )
     config.train = config_dict.ConfigDict(
         dict(
-            num_steps=280,
+            num_steps=260,
             batch_size=8,
             num_microbatches=1,
             log_every=10,
-            eval_every=70,
+            eval_every=65,
             eval_rows=48,
-            checkpoint_every=70,
+            checkpoint_every=65,
             keep_checkpoints=2,
             restore_step=presets.optional(),
             profile_at=presets.optional(),
