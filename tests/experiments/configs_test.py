@@ -82,8 +82,9 @@ def test_dense_twins_differ_in_the_feed_forward_part_only(name):
 def test_shared_experts_count_in_the_twins():
     config = settings.load_config(f"{FOLDER / 'laptop.py'}")
     config.model.num_shared_experts = 2
+    width = config.model.expert_hidden_dim
     presets.with_variant(config, "dense_active", {})
-    assert config.model.expert_hidden_dim == (4 + 2) * 96
+    assert config.model.expert_hidden_dim == (4 + 2) * width
 
 
 def test_r1_has_the_size_of_the_article_and_top2_its_share():
