@@ -114,7 +114,15 @@ def _outcome(workdir: pathlib.Path) -> dict[str, Any]:
         "unused_experts": logged[-1].get("unused_experts"),
         "dropped_share": logged[-1].get("dropped_share"),
         "load_max_over_mean": logged[-1].get("load_max_over_mean"),
+        "most_unused_experts": _most(logged, "unused_experts"),
+        "most_dropped_share": _most(logged, "dropped_share"),
+        "seconds": logged[-1]["seconds"],
     }
+
+
+def _most(lines: list[dict[str, Any]], name: str) -> Any:
+    """The largest value of any line; None for a dense model, whose lines do not have it."""
+    return max((line[name] for line in lines if name in line), default=None)
 
 
 def _report(console: rich_console.Console, results: list[dict[str, Any]]) -> None:

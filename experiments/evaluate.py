@@ -45,7 +45,7 @@ def measure(run: trained.Trained, workdir: pathlib.Path) -> findings.Findings:
     started = time.perf_counter()
     spec = run.run_spec
     data = workdir_lib.load_data(workdir, spec)
-    records = trained.read_metrics(workdir)
+    records = trained.read_metrics(workdir, step=run.step)
     chosen = heldout.make(
         data.heldout,
         data.heldout_kind_ids,

@@ -3,7 +3,6 @@
 import dataclasses
 import difflib
 import json
-import os
 import pathlib
 import re
 import runpy
@@ -62,14 +61,6 @@ def load_config(name: str) -> config_dict.ConfigDict:
 def to_dict(run_spec: RunSpec) -> dict[str, Any]:
     """The settings as nested dicts; `freeze` is the way back."""
     return dataclasses.asdict(run_spec)
-
-
-def save_run_spec(run_spec: RunSpec, workdir: pathlib.Path) -> None:
-    """Writes `config.json` into a run directory, whole or not at all."""
-    text = json.dumps(to_dict(run_spec), indent=2, allow_nan=False) + "\n"
-    unfinished = workdir / f"{FILE_NAME}.tmp"
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, workdir / FILE_NAME)
 
 
 def load_run_spec(workdir: pathlib.Path) -> RunSpec:

@@ -13,7 +13,7 @@ from deepseek_jax.data import tokenizers
 from deepseek_jax.data.tokenizers import Tokenizer
 from deepseek_jax.decoding import generate, prompts
 from deepseek_jax.nn.model import Decoder
-from deepseek_jax.training import checkpoint, optimizer, state
+from deepseek_jax.training import checkpoint, metrics, optimizer, state
 from experiments import settings
 
 
@@ -46,6 +46,12 @@ def open_run(workdir: pathlib.Path) -> Trained:
     run_spec = settings.load_run_spec(workdir)
     tokenizer = tokenizers.load(workdir / "tokenizer.json")
     tokenizers.check_vocabulary(tokenizer, model_vocab_size=run_spec.model.vocab_size)
+    record = json.loads((workdir / "record.json").read_text(encoding="utf-8"))
+    if tokenizer.sha256 != record["tokenizer_sha256"]:
+        raise ValueError(
+            f"{workdir / 'tokenizer.json'}: sha256 {tokenizer.sha256}, the run began with "
+            f"{record['tokenizer_sha256']}"
+        )
     model = Decoder(run_spec.model.dropless())
     transform = optimizer.make_optimizer(run_spec.optimizer, num_steps=run_spec.train.num_steps)
     abstract = jax.eval_shape(
@@ -98,7 +104,6 @@ def continuation(
     yield decoder.finish()
 
 
-def read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
-    """The lines of `metrics.jsonl`, in order."""
-    lines = (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
+def read_metrics(workdir: pathlib.Path, *, step: int) -> list[dict[str, Any]]:
+    """The lines of `metrics.jsonl` up to a step, in order; a run that was killed may have more."""
+    return [line for line in metrics.read_lines(workdir / "metrics.jsonl") if line["step"] <= step]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -55,6 +56,8 @@ def _check_value(name: str, value: Any, hint: Any) -> None:
     if type(value) not in allowed_types:
         wanted = " or ".join("None" if t is type(None) else t.__name__ for t in allowed_types)
         raise TypeError(f"{name}={value!r} has type {type(value).__name__}, want {wanted}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{name}={value!r} is not a finite number")
 
 
 def require(condition: bool, name: str, value: Any, allowed: str) -> None:

@@ -120,7 +120,10 @@ def stream(
     """
     _check_dropless(model)
     cache = model_lib.empty_cache(
-        model.spec, batch_size=1, max_length=prompt.shape[0] + max_new_tokens
+        # Its blocks cover the padded prompt too, since a whole block holds its last token.
+        model.spec,
+        batch_size=1,
+        max_length=length + max_new_tokens,
     )
     lengths = jnp.array([length], jnp.int32)
     logits, cache = _prefill(model, variables, jnp.asarray(prompt)[None], lengths, cache)

@@ -3,10 +3,12 @@
 `directory/step_00000040/` holds the items `model` (parameters and choice biases), `optimizer`
 (step, moments, key) and `progress` (JSON), and `manifest.json`, which is written last. What
 has no manifest was never finished and is never read; what has one and doesn't match it is an
-error, never a reason to take an older step by itself.
+error, never a reason to take an older step by itself. `sealed.json` lists the steps that were
+finished, so that one that lost its manifest, or vanished, is damaged and not unfinished.
 """
 
 import concurrent.futures
+import json
 import logging
 import os
 import pathlib
@@ -27,6 +29,7 @@ _STEP_NAME = re.compile(r"step_(\d{8,})")
 _MODEL_FIELDS = ("params", "balance")
 _UNFINISHED_SUFFIX = ".orbax-checkpoint-tmp"
 _REMOVED_PREFIX = "removed_"
+_SEALED_NAME = "sealed.json"
 
 
 class Restored(NamedTuple):
@@ -49,7 +52,8 @@ def finished_steps(directory: str | os.PathLike[str]) -> list[int]:
     names = {path.name for path in pathlib.Path(directory).glob("step_*")}
     matches = [match for name in names if (match := _STEP_NAME.fullmatch(name))]
     steps = [int(match[1]) for match in matches]
-    return sorted(step for step in steps if manifest.is_finished(_path(directory, step)))
+    found = {step for step in steps if manifest.is_finished(_path(directory, step))}
+    return sorted(found | set(_sealed_steps(directory)))
 
 
 def restore_model(
@@ -129,8 +133,10 @@ class Checkpoints:
                 progress=ocp.args.JsonRestore(),
             ),
         )
-        for newer in finished_steps(self._directory):
-            if newer > taken:
+        steps = finished_steps(self._directory)
+        _write_sealed(self._directory, [step for step in steps if step <= taken])
+        for newer in steps:
+            if newer > taken and _path(self._directory, newer).exists():
                 self._set_aside(_path(self._directory, newer), why=f"newer than step {taken}")
         return Restored(_filled(abstract, read["model"] | read["optimizer"]), read["progress"])
 
@@ -178,7 +184,10 @@ class Checkpoints:
         """Background: when orbax is done, writes the manifest; only then may old steps go."""
         self._checkpointer.wait_until_finished()
         manifest.write(path, arrays)
-        for old in finished_steps(self._directory)[: -self._keep]:
+        steps = finished_steps(self._directory)
+        # Old steps leave the list before they go, so that a kill in between damages nothing.
+        _write_sealed(self._directory, steps[-self._keep :])
+        for old in steps[: -self._keep]:
             # Renamed first: a kill on the way leaves no half-deleted checkpoint.
             removed = self._directory / f"{_REMOVED_PREFIX}{old}"
             _path(self._directory, old).rename(removed)
@@ -192,7 +201,11 @@ class Checkpoints:
             if path.name.endswith(_UNFINISHED_SUFFIX):
                 _LOG.warning("%s: unfinished save, passed over and removed", path)
                 shutil.rmtree(path)
-            elif _STEP_NAME.fullmatch(path.name) and not manifest.is_finished(path):
+            elif (
+                (match := _STEP_NAME.fullmatch(path.name))
+                and not manifest.is_finished(path)
+                and int(match[1]) not in _sealed_steps(self._directory)
+            ):
                 self._set_aside(path, why="unfinished save (it has no manifest), passed over")
 
     def _set_aside(self, path: pathlib.Path, *, why: str) -> None:
@@ -206,6 +219,29 @@ class Checkpoints:
 
 def _path(directory: str | os.PathLike[str], step: int) -> pathlib.Path:
     return pathlib.Path(directory).absolute() / f"step_{step:08d}"
+
+
+def _sealed_steps(directory: str | os.PathLike[str]) -> list[int]:
+    """The steps that were finished, by the list beside them; none before the first save."""
+    path = pathlib.Path(directory) / _SEALED_NAME
+    if not path.exists():
+        return []
+    try:
+        return [int(step) for step in json.loads(path.read_bytes())]
+    except (ValueError, TypeError) as error:
+        raise manifest.CheckpointDamagedError(
+            f"{path}: not a list of finished steps: {error}"
+        ) from error
+
+
+def _write_sealed(directory: pathlib.Path, steps: list[int]) -> None:
+    """Replaces the list of finished steps, at once or not at all."""
+    unfinished = directory / f"{_SEALED_NAME}.tmp"
+    with unfinished.open("w", encoding="utf-8") as file:
+        json.dump(steps, file)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.replace(directory / _SEALED_NAME)
 
 
 def _chosen_step(directory: str | os.PathLike[str], step: int | None) -> int | None:

@@ -84,6 +84,8 @@ def verify(directory: pathlib.Path) -> dict[str, ArrayInfo]:
 
 def _read(path: pathlib.Path) -> dict[str, Any]:
     """The content of a manifest that is whole."""
+    if not path.exists():
+        raise CheckpointDamagedError(f"{path}: the file is missing")
     try:
         body = json.loads(path.read_bytes())
         content, recorded = body["content"], body["sha256"]

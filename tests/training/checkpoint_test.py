@@ -98,7 +98,8 @@ def test_a_donated_buffer_is_not_saved_late(tmp_path):
 def test_only_the_newest_are_kept(tmp_path):
     _saved(tmp_path, [1, 2, 3, 4], keep=2)
     assert checkpoint.finished_steps(tmp_path) == [3, 4]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_00000003", "step_00000004"]
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["sealed.json", "step_00000003", "step_00000004"]
 
 
 def test_an_older_step_is_taken_when_asked_for(copied, caplog):
@@ -128,9 +129,13 @@ def _add_extra(path):
     (path.parent / "extra").write_bytes(b"x")
 
 
+def _manifest_beside(path):
+    step = next(parent for parent in path.parents if parent.name.startswith("step_"))
+    return step / manifest.NAME
+
+
 def _cut_manifest(path):
-    path = next(parent for parent in path.parents if parent.name.startswith("step_"))
-    _truncate(path / manifest.NAME)
+    _truncate(_manifest_beside(path))
 
 
 def _change_manifest(path):
@@ -139,11 +144,16 @@ def _change_manifest(path):
     (path / manifest.NAME).write_text(text.replace("float32", "float64", 1))
 
 
+def _drop_manifest(path):
+    _manifest_beside(path).unlink()
+
+
 DAMAGE = {
     "flipped bit": (_flip_bit, "{largest}: sha256 is"),
     "truncated": (_truncate, "{largest}: size is"),
     "missing": (lambda path: path.unlink(), "{largest}: the file is missing"),
     "extra": (_add_extra, "extra: the checkpoint was saved without this file"),
+    "manifest missing": (_drop_manifest, "manifest.json: the file is missing"),
     "manifest cut": (_cut_manifest, "manifest.json: not a manifest"),
     "manifest changed": (_change_manifest, "manifest.json: sha256 of the content"),
 }
@@ -190,7 +200,9 @@ def test_without_a_whole_older_step_the_message_says_so(copied):
 
 def test_unfinished_saves_are_passed_over_with_a_word(copied, caplog):
     caplog.set_level(logging.WARNING)
-    (_step_path(copied, 40) / manifest.NAME).unlink()  # killed between the last file and the seal
+    # Killed between the last file and the seal.
+    (_step_path(copied, 40) / manifest.NAME).unlink()
+    (copied / "sealed.json").write_text("[20]")
     shutil.copytree(_step_path(copied, 40), copied / "step_00000060.orbax-checkpoint-tmp")
     (copied / "80").mkdir()  # a numeric directory is no step here
     restored = _restore(copied)
@@ -202,6 +214,7 @@ def test_unfinished_saves_are_passed_over_with_a_word(copied, caplog):
 
 
 def test_a_half_removed_checkpoint_is_cleared(copied):
+    (copied / "sealed.json").write_text("[40]")
     _step_path(copied, 20).rename(copied / "removed_20")
     _largest_file(copied, 40)
     _restore(copied)
