@@ -223,5 +223,5 @@ def _samples(run: trained.Trained) -> tuple[findings.Sample, ...]:
 
 
 if __name__ == "__main__":
-    directory = settings.workdir_flag()
-    settings.run_app(main, directory, lambda: trained.open_run(directory()))
+    directory, step = settings.workdir_flag(), settings.step_flag()
+    settings.run_app(main, directory, lambda: trained.open_run(directory(), step=step()))

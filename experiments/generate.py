@@ -18,7 +18,7 @@ from experiments import settings, trained
 _PROMPT = flags.DEFINE_multi_string("prompt", None, "A text to continue; may be repeated.")
 _TOKENS = flags.DEFINE_integer("max_new_tokens", 128, "Tokens drawn at most.", lower_bound=1)
 _TEMPERATURE = flags.DEFINE_float("temperature", 0.8, "0 is greedy.", lower_bound=0.0)
-_TOP_P = flags.DEFINE_float("top_p", 1.0, "Nucleus that is drawn from.", 0.0, 1.0)
+_TOP_P = flags.DEFINE_float("top_p", 1.0, "Nucleus that is drawn from, above 0.", 1e-9, 1.0)
 _SEED = flags.DEFINE_integer("seed", 0, "Same seed, same answers.", lower_bound=0)
 
 
@@ -52,11 +52,11 @@ def _prompts() -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    workdir = settings.workdir_flag()
+    workdir, step = settings.workdir_flag(), settings.step_flag()
 
     def open_workdir() -> trained.Trained:
         """The run that --workdir names."""
         directory: pathlib.Path = workdir()
-        return trained.open_run(directory)
+        return trained.open_run(directory, step=step())
 
     settings.run_app(main, open_workdir)

@@ -101,6 +101,12 @@ def workdir_flag() -> Callable[[], pathlib.Path]:
     return lambda: pathlib.Path(holder.value).absolute()
 
 
+def step_flag() -> Callable[[], int | None]:
+    """Defines `--step`, the checkpoint to open; the newest if it is not given."""
+    holder = flags.DEFINE_integer("step", None, "Checkpoint to open; the newest by default.")
+    return lambda: holder.value
+
+
 def run_app(main: Callable[..., None], *arguments: Callable[[], Any]) -> None:
     """Starts a program whose user sees one line, and exit code 2, for a bad setting.
 

@@ -35,8 +35,8 @@ class Trained(NamedTuple):
     step: int
 
 
-def open_run(workdir: pathlib.Path) -> Trained:
-    """Reads the newest checkpoint of a run; changes nothing in its directory.
+def open_run(workdir: pathlib.Path, *, step: int | None = None) -> Trained:
+    """Reads a checkpoint of a run, the newest if none is named; changes nothing there.
 
     Raises:
       FileNotFoundError: no run there, or none that has saved anything.
@@ -63,7 +63,7 @@ def open_run(workdir: pathlib.Path) -> Trained:
         )
     )
     restored = checkpoint.restore_model(
-        workdir / "checkpoints", state.abstract(abstract), step=run_spec.train.restore_step
+        workdir / "checkpoints", state.abstract(abstract), step=step
     )
     variables = {"params": restored.params, "balance": restored.balance}
     return Trained(run_spec, tokenizer, model, variables, restored.step)
@@ -98,6 +98,7 @@ def continuation(
         max_new_tokens=max_new_tokens,
         temperature=temperature,
         top_p=top_p,
+        vocab_size=tokenizer.vocab_size,
         end_id=tokenizer.eos_id,
     ):
         yield decoder.push(token)

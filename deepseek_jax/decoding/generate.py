@@ -25,7 +25,9 @@ class Generation(NamedTuple):
     logprobs: Float[Array, "B S"]
 
 
-@functools.partial(jax.jit, static_argnames=("model", "max_new_tokens", "temperature", "top_p"))
+@functools.partial(
+    jax.jit, static_argnames=("model", "max_new_tokens", "temperature", "top_p", "vocab_size")
+)
 def generate(
     model: model_lib.Decoder,
     variables: Mapping[str, Any],
@@ -36,6 +38,7 @@ def generate(
     max_new_tokens: int,
     temperature: float,
     top_p: float,
+    vocab_size: int,
     end_id: int,
 ) -> Generation:
     """Continues every prompt by up to `max_new_tokens`, until all have drawn `end_id`.
@@ -49,6 +52,7 @@ def generate(
       max_new_tokens: S; static.
       temperature: 0.0 is greedy; static.
       top_p: nucleus of the sampling; static.
+      vocab_size: tokens of the tokenizer; ids from here on are never drawn; static.
       end_id: the token that ends a row; it is part of the continuation.
 
     Raises:
@@ -73,7 +77,9 @@ def generate(
     def draw(carry: tuple) -> tuple:
         index, logits, cache, alive, key, done = carry
         key, sample_key = jax.random.split(key)
-        tokens = sampling.sample_tokens(logits, sample_key, temperature=temperature, top_p=top_p)
+        tokens = sampling.sample_tokens(
+            _drawable(logits, vocab_size), sample_key, temperature=temperature, top_p=top_p
+        )
         logprobs = jnp.take_along_axis(jax.nn.log_softmax(logits), tokens[:, None], axis=-1)[:, 0]
         done = Generation(
             done.tokens.at[:, index].set(jnp.where(alive, tokens, 0)),
@@ -98,6 +104,7 @@ def stream(
     max_new_tokens: int,
     temperature: float,
     top_p: float,
+    vocab_size: int,
     end_id: int,
 ) -> Iterator[int]:
     """Continues one prompt, yielding each token as it is drawn, up to and without `end_id`.
@@ -113,6 +120,7 @@ def stream(
       max_new_tokens: tokens drawn at most.
       temperature: 0.0 is greedy.
       top_p: nucleus of the sampling.
+      vocab_size: tokens of the tokenizer; ids from here on are never drawn.
       end_id: the token that ends the stream.
 
     Raises:
@@ -129,7 +137,9 @@ def stream(
     logits, cache = _prefill(model, variables, jnp.asarray(prompt)[None], lengths, cache)
     for _ in range(max_new_tokens):
         key, sample_key = jax.random.split(key)
-        tokens = sampling.sample_tokens(logits, sample_key, temperature=temperature, top_p=top_p)
+        tokens = sampling.sample_tokens(
+            _drawable(logits, vocab_size), sample_key, temperature=temperature, top_p=top_p
+        )
         token = int(tokens[0])
         if token == end_id:
             return
@@ -156,6 +166,12 @@ def _step(
     """`Decoder.step`, compiled once for each shape; the old cache's memory is reused."""
     answer: Any = model.apply(variables, tokens, cache, method="step")
     return answer
+
+
+def _drawable(logits: Float[Array, "B V"], vocab_size: int) -> Float[Array, "B V"]:
+    """Logits of the tokenizer's ids; the rest of a table that is larger is out of reach."""
+    is_token = jnp.arange(logits.shape[-1]) < vocab_size
+    return jnp.where(is_token[None], logits, -jnp.inf)
 
 
 def _check_dropless(model: model_lib.Decoder) -> None:

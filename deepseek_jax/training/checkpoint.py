@@ -262,7 +262,7 @@ def _verified(directory: str | os.PathLike[str], step: int) -> dict[str, manifes
         older = [s for s in finished_steps(directory) if s < step and _is_whole(directory, s)]
         way_out = (
             f"the older steps {older} are whole: to go on from one of them, give "
-            f"--config.train.restore_step={older[-1]}"
+            f"--config.train.restore_step={older[-1]} (to look at it only: --step={older[-1]})"
             if older
             else "there is no older step that is whole"
         )

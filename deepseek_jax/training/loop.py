@@ -197,7 +197,8 @@ class _Run:
             self._save()
             self._checkpoints.wait()
             if self._asked.requested is not None:
-                self._progress.say(f"stopped at step {self.step}, saved in {self._directory}")
+                where = f"saved in {self._directory}" if self.step else "nothing to save yet"
+                self._progress.say(f"stopped at step {self.step}, {where}")
 
     def _look_at_running(self) -> None:
         """Waits for the metrics of the last step that was started, checks and sums them."""

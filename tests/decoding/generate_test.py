@@ -32,6 +32,7 @@ def _generate(built, *, temperature=0.0, end_id=NEVER, key=0, which=PROMPTS):
         max_new_tokens=NEW,
         temperature=temperature,
         top_p=1.0,
+        vocab_size=50,
         end_id=end_id,
     )
 
@@ -74,6 +75,7 @@ def test_stream_draws_what_generate_draws(built):
         max_new_tokens=NEW,
         temperature=1.0,
         top_p=1.0,
+        vocab_size=50,
         end_id=NEVER,
     )
     assert list(streamed) == whole.tokens[0].tolist()
@@ -123,3 +125,23 @@ def test_padding_is_right_and_whole_blocks():
     assert tokens.shape == (3, 8)
     assert tokens[0].tolist() == [5, 7, 9, 42, 42, 42, 42, 42]
     assert lengths.tolist() == [3, 8, 1]
+
+
+def test_ids_beyond_the_tokenizer_are_never_drawn(built):
+    model, variables = built
+    tokens, lengths = prompts.pad_prompts(PROMPTS, block_size=4, pad_id=0)
+    free = _generate(built, temperature=1.0).tokens
+    assert int(free.max()) >= 7
+    few = generate.generate(
+        model,
+        variables,
+        jnp.asarray(tokens),
+        jnp.asarray(lengths),
+        jax.random.key(0),
+        max_new_tokens=NEW,
+        temperature=1.0,
+        top_p=1.0,
+        vocab_size=7,
+        end_id=NEVER,
+    )
+    assert int(few.tokens.max()) < 7

@@ -97,9 +97,9 @@ MUTANTS = (
     ),
     _mutant(
         "attention_cache",
-        "the current block's start is off by one prompt",
+        "the current block is taken from the start of the prompt",
         "starts = (lengths // block_size) * block_size",
-        "starts = ((lengths - 1) // block_size) * block_size",
+        "starts = (lengths // block_size) * 0",
         _DECODING,
     ),
     _mutant(
