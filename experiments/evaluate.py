@@ -173,13 +173,17 @@ def _run_facts(
 ) -> findings.Run:
     record = json.loads((workdir / "record.json").read_text(encoding="utf-8"))
     versions = dict(record["made_with"])
-    kind, count = versions.pop("device_kind"), versions.pop("num_devices")
+    names = ("device_kind", "num_devices", "mesh", "num_processes")
+    kind, count, mesh, num_processes = (versions.pop(name) for name in names)
+    device = f"{count} x {kind}"
+    if count > 1:
+        device += f" (mesh {mesh}, processes: {num_processes})"
     last = [line for line in records if "tokens" in line][-1]
     return findings.Run(
         name=workdir.name,
         command=record["command"],
         versions=versions,
-        device=f"{count} x {kind}",
+        device=device,
         num_steps=last["step"],
         num_tokens=last["tokens"],
         train_seconds=last["seconds"],

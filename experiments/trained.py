@@ -8,11 +8,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from deepseek_jax.core import mesh_spec
 from deepseek_jax.core.run_spec import RunSpec
 from deepseek_jax.data import tokenizers
 from deepseek_jax.data.tokenizers import Tokenizer
 from deepseek_jax.decoding import generate, prompts
 from deepseek_jax.nn.model import Decoder
+from deepseek_jax.parallel import layout
 from deepseek_jax.training import checkpoint, metrics, optimizer, state
 from experiments import settings
 
@@ -54,17 +56,15 @@ def open_run(workdir: pathlib.Path, *, step: int | None = None) -> Trained:
         )
     model = Decoder(run_spec.model.dropless())
     transform = optimizer.make_optimizer(run_spec.optimizer, num_steps=run_spec.train.num_steps)
-    abstract = jax.eval_shape(
-        lambda: state.initial_state(
-            model,
-            transform,
-            jax.random.key(run_spec.seed),
-            sequence_length=run_spec.data.sequence_length,
-        )
+    # Whatever mesh a run was trained on, it is opened on one device.
+    one_device = layout.make(mesh_spec.ONE_DEVICE, jax.devices())
+    abstract = state.abstract(
+        model,
+        transform,
+        sequence_length=run_spec.data.sequence_length,
+        mesh=one_device.mesh,
     )
-    restored = checkpoint.restore_model(
-        workdir / "checkpoints", state.abstract(abstract), step=step
-    )
+    restored = checkpoint.restore_model(workdir / "checkpoints", abstract, step=step)
     variables = {"params": restored.params, "balance": restored.balance}
     return Trained(run_spec, tokenizer, model, variables, restored.step)
 

@@ -11,13 +11,15 @@ MAY_IMPORT: dict[str, set[str]] = {  # floor -> floors it may import; anything e
     "ops": {"core"},
     "objectives": {"core", "ops"},
     "data": {"core"},
-    "nn": {"core", "ops"},
-    "decoding": {"core", "ops", "nn"},
-    "training": {"core", "ops", "objectives", "data", "nn", "decoding"},
-    "evaluation": {"core", "ops", "objectives", "data", "nn", "decoding"},
+    "parallel": {"core", "ops"},
+    "nn": {"core", "ops", "parallel"},
+    "decoding": {"core", "ops", "parallel", "nn"},
+    "training": {"core", "ops", "objectives", "data", "parallel", "nn", "decoding"},
+    "evaluation": {"core", "ops", "objectives", "data", "parallel", "nn", "decoding"},
 }
 TOP = ("experiments", "benchmarks")  # may import every floor; none of these may import them
-PURE = {"core", "ops", "objectives", "data"}  # know nothing of modules, optimizers and flags
+# These know nothing of modules, optimizers and flags.
+PURE = {"core", "ops", "objectives", "data", "parallel"}
 FRAMEWORKS = {"flax", "optax", "ml_collections", "absl"}
 MAX_LINES = 400
 ROOT = pathlib.Path(__file__).parents[1]
@@ -133,7 +135,12 @@ def test_files_stay_small() -> None:
     assert not {name: size for name, size in sizes.items() if size > MAX_LINES}
 
 
-def test_shard_map_stands_in_no_floor() -> None:
-    # Expert parallelism will have a folder of its own, the only one with shard_map.
-    users = [relative(path) for path in FILES if "shard_map" in path.read_text()]
-    assert not users
+def test_shard_map_stands_on_its_own_floor() -> None:
+    users = {relative(path) for path in FILES if "jax.shard_map(" in path.read_text()}
+    assert users == {f"deepseek_jax/parallel/{name}.py" for name in ("expert_parallel", "rowwise")}
+
+
+@pytest.mark.parametrize("path", ALL_FILES, ids=relative)
+def test_the_replication_check_is_never_off(path: pathlib.Path) -> None:
+    switch = r"check_" + r"(?:vma|rep)\s*="
+    assert not re.findall(switch, path.read_text())

@@ -36,10 +36,11 @@ FLOORS = {
     "ops": 1,
     "objectives": 1,
     "data": 1,
-    "nn": 2,
-    "decoding": 3,
-    "training": 4,
-    "evaluation": 4,
+    "parallel": 2,
+    "nn": 3,
+    "decoding": 4,
+    "training": 5,
+    "evaluation": 5,
 }
 
 

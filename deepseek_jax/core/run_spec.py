@@ -7,7 +7,9 @@ itself when it is made, as `model_spec` does; `RunSpec` is the whole file.
 import dataclasses
 from typing import Literal
 
+from deepseek_jax.core import mesh_spec
 from deepseek_jax.core.config import require
+from deepseek_jax.core.mesh_spec import MeshSpec
 from deepseek_jax.core.model_spec import ModelSpec
 
 
@@ -190,6 +192,11 @@ class TrainSpec:
                 f"= {self.num_steps - self.profile_steps}",
             )
 
+    @property
+    def microbatch_size(self) -> int:
+        """Rows that are computed at once."""
+        return self.batch_size // self.num_microbatches
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvalSpec:
@@ -224,6 +231,7 @@ class RunSpec:
 
     seed: int
     model: ModelSpec
+    mesh: MeshSpec
     data: DataSpec
     optimizer: OptimizerSpec
     train: TrainSpec
@@ -256,4 +264,15 @@ class RunSpec:
             "optimizer.warmup_steps",
             self.optimizer.warmup_steps,
             f"below train.num_steps={self.train.num_steps}",
+        )
+        self._check_mesh()
+
+    def _check_mesh(self) -> None:
+        mesh_spec.check_fit(self.mesh, self.model, num_rows=self.train.microbatch_size)
+        require(
+            self.mesh.exchange == "bounded" or self.model.dispatch == "dropless",
+            "mesh.exchange",
+            self.mesh.exchange,
+            f'"bounded" with model.dispatch={self.model.dispatch!r}: the exact exchange is for '
+            "models that drop nothing",
         )

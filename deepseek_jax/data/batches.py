@@ -10,6 +10,7 @@ from typing import Any
 
 import grain
 import numpy as np
+from jaxtyping import Int64
 
 from deepseek_jax.data import rows as rows_lib
 from deepseek_jax.data.rows import Rows
@@ -27,13 +28,22 @@ class TrainBatches(Iterator[Batch]):
     Threads prepare the next batches; they are not part of the state.
     """
 
-    def __init__(self, rows: Rows, *, batch_size: int, seed: int) -> None:
+    def __init__(
+        self,
+        rows: Rows,
+        *,
+        batch_size: int,
+        seed: int,
+        part: Int64[np.ndarray, " P"] | None = None,
+    ) -> None:
         """Starts at the first batch.
 
         Args:
           rows: at least one.
           batch_size: B; may exceed the number of rows.
           seed: of the orders; in [0, 2**32).
+          part: the places in a batch, in [0, B), whose rows are given: what one of several
+            processes reads of it; None gives whole batches. The position does not depend on it.
 
         Raises:
           ValueError: no rows, or a seed or batch size out of range.
@@ -51,7 +61,7 @@ class TrainBatches(Iterator[Batch]):
         }
         row_ids = grain.MapDataset.range(rows_lib.num_rows(rows)).seed(seed).shuffle().repeat()
         batches = row_ids.batch(batch_size, drop_remainder=True).map(
-            lambda ids: _as_batch(rows_lib.take(rows, ids))
+            lambda ids: _as_batch(rows_lib.take(rows, ids if part is None else ids[part]))
         )
         options = grain.ReadOptions(num_threads=_NUM_THREADS, prefetch_buffer_size=_NUM_PREFETCHED)
         self._iterator = iter(batches.to_iter_dataset(options))

@@ -1,1 +1,1 @@
-"""Floor 3: generation from a model with its cache."""
+"""Floor 4: generation from a model with its cache."""

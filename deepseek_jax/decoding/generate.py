@@ -1,4 +1,4 @@
-"""Continuing prompts with the cache: all at once under one jit, or token by token. Floor 3."""
+"""Continuing prompts with the cache: all at once under one jit, or token by token. Floor 4."""
 
 import functools
 from collections.abc import Iterator, Mapping

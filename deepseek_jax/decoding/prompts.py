@@ -1,4 +1,4 @@
-"""Prompts of different lengths as one array. Floor 3."""
+"""Prompts of different lengths as one array. Floor 4."""
 
 from collections.abc import Sequence
 

@@ -1,1 +1,1 @@
-"""Floor 4: held-out measurements, baselines, plots and the report."""
+"""Floor 5: held-out measurements, baselines, plots and the report."""

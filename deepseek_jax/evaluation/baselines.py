@@ -1,4 +1,4 @@
-"""Every baseline on the held-out targets: bigrams of tokens and bytes, gzip, xz. Floor 4."""
+"""Every baseline on the held-out targets: bigrams of tokens and bytes, gzip, xz. Floor 5."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""A bigram model of symbols, tokens or bytes: what a model must beat. Floor 4: numpy only.
+"""A bigram model of symbols, tokens or bytes: what a model must beat. Floor 5: numpy only.
 
 V is the number of symbols. The smoothing is interpolated Kneser-Ney with one discount, a strong
 choice for bigrams, so that beating it means something.

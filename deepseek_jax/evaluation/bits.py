@@ -1,4 +1,4 @@
-"""Bits per byte over documents, with bootstrap intervals. Floor 4: numpy only.
+"""Bits per byte over documents, with bootstrap intervals. Floor 5: numpy only.
 
 A document is the unit of everything here: its tokens depend on one another, so intervals come
 from drawing whole documents. Every method (a model, a bigram, a compressor) gives one

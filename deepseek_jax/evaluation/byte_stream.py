@@ -1,4 +1,4 @@
-"""The bytes behind rows of tokens, and the pairs of neighbours in them. Floor 4: numpy only.
+"""The bytes behind rows of tokens, and the pairs of neighbours in them. Floor 5: numpy only.
 
 Compressors and the byte bigram read the text that the rows hold, byte for byte, so that they
 are measured on exactly the model's targets, a document cut by the last row included.

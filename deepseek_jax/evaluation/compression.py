@@ -1,4 +1,4 @@
-"""What general compressors need for the held-out documents. Floor 4.
+"""What general compressors need for the held-out documents. Floor 5.
 
 Each document is compressed alone, container included, as the files of `gzip -9 < document`
 and `xz -9 < document` are: a compressor starts every document knowing nothing.

@@ -1,4 +1,4 @@
-"""Which experts which kind of text uses, and whether that is more than chance. Floor 4.
+"""Which experts which kind of text uses, and whether that is more than chance. Floor 5.
 
 Axes: B rows, L positions, E experts, K experts per token (docs/notation.md).
 

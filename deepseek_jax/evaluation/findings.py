@@ -1,4 +1,4 @@
-"""What an evaluation found: the numbers behind a report, and the verdicts on them. Floor 4."""
+"""What an evaluation found: the numbers behind a report, and the verdicts on them. Floor 5."""
 
 import dataclasses
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""Held-out text: what is measured, and what a model spends on it. Floor 4.
+"""Held-out text: what is measured, and what a model spends on it. Floor 5.
 
 Axes: B rows, L positions, V vocabulary (docs/notation.md). The model's work is jitted; only
 the loss of each target leaves the device, and is summed in float64.

@@ -1,4 +1,4 @@
-"""A run's past, as its metrics tell it: what the curves are drawn from. Floor 4."""
+"""A run's past, as its metrics tell it: what the curves are drawn from. Floor 5."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The report's pictures, drawn without a display and without pyplot's state. Floor 4.
+"""The report's pictures, drawn without a display and without pyplot's state. Floor 5.
 
 Colours tell apart with any colour vision (Okabe and Ito's set, and a brown-purple scale), and
 no curve is told by colour alone.

@@ -1,4 +1,4 @@
-"""The report of a run: one page for a person, the same numbers as JSON. Floor 4.
+"""The report of a run: one page for a person, the same numbers as JSON. Floor 5.
 
 `to_markdown` and `to_json` are pure functions of the findings; `write` puts both on disk.
 """

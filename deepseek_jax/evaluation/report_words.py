@@ -1,4 +1,4 @@
-"""Numbers put into honest words: each sentence of the report that judges. Floor 4."""
+"""Numbers put into honest words: each sentence of the report that judges. Floor 5."""
 
 import itertools
 from collections.abc import Sequence

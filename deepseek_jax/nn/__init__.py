@@ -1,1 +1,1 @@
-"""Floor 2: Linen modules, thin shells that own parameters, dtypes and axis names."""
+"""Floor 3: Linen modules, thin shells that own parameters, dtypes and axis names."""

@@ -1,4 +1,4 @@
-"""Linen shell over the attention operations. Floor 2: parameters, dtypes and axis names only."""
+"""Linen shell over the attention operations. Floor 3: parameters, dtypes and axis names only."""
 
 import math
 
@@ -12,6 +12,8 @@ from deepseek_jax.nn import parameters
 from deepseek_jax.nn.context import SequenceContext, StepContext
 from deepseek_jax.ops import attention, attention_cache, norm, rope, summaries
 from deepseek_jax.ops.attention_cache import LayerCache
+from deepseek_jax.parallel import layout as layout_lib
+from deepseek_jax.parallel.layout import Layout
 
 
 class Attention(nn.Module):
@@ -23,6 +25,7 @@ class Attention(nn.Module):
     """
 
     spec: ModelSpec
+    layout: Layout | None
 
     @nn.compact
     def __call__(
@@ -47,6 +50,10 @@ class Attention(nn.Module):
         value = self._heads("value", spec.num_kv_heads, "kv_heads")(x)
         query = self._normed("query_norm", query)
         key = self._normed("key_norm", key)
+        query, key, value = (
+            layout_lib.constrain(self.layout, x, "batch", None, "heads", None)
+            for x in (query, key, value)
+        )
         compression, summary_scale = self._summary_parameters()
         if isinstance(context, StepContext):
             assert cache is not None

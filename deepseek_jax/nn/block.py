@@ -1,4 +1,4 @@
-"""One decoder block: attention, then the feed-forward part, each behind a norm. Floor 2."""
+"""One decoder block: attention, then the feed-forward part, each behind a norm. Floor 3."""
 
 from typing import NamedTuple
 
@@ -11,6 +11,8 @@ from deepseek_jax.nn.context import SequenceContext, StepContext
 from deepseek_jax.ops import norm
 from deepseek_jax.ops.attention_cache import LayerCache
 from deepseek_jax.ops.balance import RouterStats
+from deepseek_jax.parallel import layout as layout_lib
+from deepseek_jax.parallel.layout import Layout
 
 
 class BlockOutput(NamedTuple):
@@ -25,6 +27,7 @@ class Block(nn.Module):
     """x + attention(norm(x)), then x + feed_forward(norm(x)); the carry of a scan over layers."""
 
     spec: ModelSpec
+    layout: Layout | None
 
     @nn.compact
     def __call__(
@@ -35,18 +38,21 @@ class Block(nn.Module):
     ) -> tuple[Float[Array, "B L D"], BlockOutput]:
         """Applies the block to the residual stream `x` [B, L, D]."""
         spec = self.spec
-        attended, cache = attention.Attention(spec, name="attention")(
+        attended, cache = attention.Attention(spec, self.layout, name="attention")(
             self._normed("attention_norm", x), context, cache
         )
-        x = x + attended
+        x = layout_lib.constrain(self.layout, x + attended, "batch", None, None)
         if isinstance(context, StepContext):
             token_mask = context.positions[:, None] >= 0
         else:
             token_mask = context.document_ids != 0
         part = feed_forward.DenseFeedForward if spec.is_dense else feed_forward.SparseFeedForward
-        fed = part(spec, name="feed_forward")(self._normed("feed_forward_norm", x), token_mask)
-        return x + fed.x, BlockOutput(fed.aux_loss, fed.stats, cache)
+        fed = part(spec, self.layout, name="feed_forward")(
+            self._normed("feed_forward_norm", x), token_mask
+        )
+        x = layout_lib.constrain(self.layout, x + fed.x, "batch", None, None)
+        return x, BlockOutput(fed.aux_loss, fed.stats, cache)
 
     def _normed(self, name: str, x: Array) -> Array:
-        scale = parameters.NormScale(self.spec.model_dim, "embed", name=name)()
+        scale = parameters.NormScale(self.spec.model_dim, "norm", name=name)()
         return norm.rms_norm(x, scale, eps=self.spec.norm_eps)

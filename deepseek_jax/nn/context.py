@@ -1,4 +1,4 @@
-"""What the layers are told beside their input: which tokens these are. Floor 2.
+"""What the layers are told beside their input: which tokens these are. Floor 3.
 
 The type of the context selects the computation, so a compiled program has one of the two:
 whole sequences (`SequenceContext`) or one more token for each sequence (`StepContext`).

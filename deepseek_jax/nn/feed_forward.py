@@ -1,4 +1,4 @@
-"""Linen shells of the feed-forward part: routed experts, or one dense network. Floor 2."""
+"""Linen shells of the feed-forward part: routed experts, or one dense network. Floor 3."""
 
 import math
 from typing import NamedTuple
@@ -10,8 +10,12 @@ from jaxtyping import Array, Bool, Float
 
 from deepseek_jax.core.model_spec import ModelSpec
 from deepseek_jax.nn import parameters, router
-from deepseek_jax.ops import balance, dispatch, experts, grouped_matmul
+from deepseek_jax.ops import balance, experts
+from deepseek_jax.ops import moe as moe_ops
 from deepseek_jax.ops.routing import Routing
+from deepseek_jax.parallel import exchange, expert_parallel
+from deepseek_jax.parallel.expert_parallel import ExpertParallelOutput
+from deepseek_jax.parallel.layout import Layout
 
 
 class FeedForwardOutput(NamedTuple):
@@ -26,6 +30,7 @@ class DenseFeedForward(nn.Module):
     """One SwiGLU that every token visits. Params: `gate`, `up` [D, F], `down` [F, D]."""
 
     spec: ModelSpec
+    layout: Layout | None
 
     @nn.compact
     def __call__(
@@ -44,10 +49,12 @@ class SparseFeedForward(nn.Module):
     """Routed SwiGLU experts, with shared ones beside them.
 
     Params: `gate`, `up` [E, D, F], `down` [E, F, D]; with S shared experts `shared_gate`,
-    `shared_up` [D, S F] and `shared_down` [S F, D]; float32.
+    `shared_up` [D, S F] and `shared_down` [S F, D]; float32. With a `layout`, every expert is
+    computed on the device that holds it.
     """
 
     spec: ModelSpec
+    layout: Layout | None
 
     @nn.compact
     def __call__(
@@ -56,14 +63,22 @@ class SparseFeedForward(nn.Module):
         """Routes tokens to experts, moves them there, and adds up the answers."""
         spec = self.spec
         tokens, mask = x.reshape(-1, x.shape[-1]), token_mask.reshape(-1)
-        routed = router.Router(spec, name="router")(tokens, mask)
+        routed = router.Router(spec, self.layout, name="router")(tokens, mask)
         weights = self._expert_weights()
-        output, num_dropped = _through_experts(tokens, mask, routed.routing, weights, spec)
+        answer = _through_experts(
+            tokens, mask, routed.routing, weights, spec=spec, layout=self.layout
+        )
+        output = answer.x
         if spec.num_shared_experts:
             width = spec.num_shared_experts * spec.expert_hidden_dim
             output += experts.swiglu_dense(tokens, *_swiglu_params(self, spec, "shared_", width))
         stats = balance.router_stats(
-            routed.probs, routed.routing.expert_ids, mask, num_dropped=num_dropped
+            routed.probs,
+            routed.routing.expert_ids,
+            mask,
+            num_dropped=answer.num_dropped,
+            num_visits=answer.num_visits,
+            num_overflowed=answer.num_overflowed,
         )
         return FeedForwardOutput(output.reshape(x.shape), routed.aux_loss, stats)
 
@@ -72,11 +87,13 @@ class SparseFeedForward(nn.Module):
         dtype = jnp.dtype(spec.compute_dtype)
         inner = (spec.num_experts, spec.model_dim, spec.expert_hidden_dim)
         outer = (spec.num_experts, spec.expert_hidden_dim, spec.model_dim)
-        enter = parameters.scaled_normal("experts", "embed", "expert_hidden", fan_in=spec.model_dim)
+        enter = parameters.scaled_normal(
+            "experts", "expert_embed", "expert_hidden", fan_in=spec.model_dim
+        )
         leave = parameters.scaled_normal(
             "experts",
             "expert_hidden",
-            "embed",
+            "expert_embed",
             fan_in=spec.expert_hidden_dim,
             gain=1.0 / math.sqrt(2 * spec.num_layers),
         )
@@ -92,25 +109,34 @@ def _through_experts(
     token_mask: Bool[Array, " T"],
     routing: Routing,
     weights: experts.ExpertWeights,
+    *,
     spec: ModelSpec,
-) -> tuple[Float[Array, "T D"], jax.Array]:
-    """Dispatch, experts, combine. Returns the answers and the assignments that were dropped."""
-    num_assignments = tokens.shape[0] * spec.top_k
+    layout: Layout | None,
+) -> ExpertParallelOutput:
+    """The answers of the experts, here or where they live."""
+    num_tokens = tokens.shape[0]
+    if layout is None:
+        answer = _local_moe(spec, num_tokens)(tokens, token_mask, routing, weights)
+        num_visits = jnp.sum(token_mask, dtype=jnp.int32)
+        return ExpertParallelOutput(answer.x, answer.num_dropped, num_visits, jnp.int32(0))
+    num_local = num_tokens // layout.spec.num_row_shards
+    return expert_parallel.moe(
+        tokens,
+        token_mask,
+        routing,
+        weights,
+        layout=layout,
+        local_moe=_local_moe(spec, num_local),
+        rows_per_destination=exchange.rows_per_destination(layout.spec, spec, num_tokens=num_local),
+    )
+
+
+def _local_moe(spec: ModelSpec, num_tokens: int) -> moe_ops.Moe:
+    """What a device does with rows that bring it about K assignments for each of its tokens."""
+    num_assignments = num_tokens * spec.top_k
     if spec.dispatch == "capacity":
-        capacity = math.ceil(spec.capacity_factor * num_assignments / spec.num_experts)
-        plan = dispatch.capacity_plan(
-            routing.expert_ids, token_mask, num_experts=spec.num_experts, capacity=capacity
-        )
-        rows = experts.swiglu_capacity(dispatch.dispatch(tokens, plan), weights)
-    else:
-        block_rows = grouped_matmul.block_rows_for(num_assignments, spec.num_experts)
-        plan = dispatch.dropless_plan(
-            routing.expert_ids, token_mask, num_experts=spec.num_experts, block_rows=block_rows
-        )
-        rows = experts.swiglu_dropless(
-            dispatch.dispatch(tokens, plan), weights, plan.group_sizes, block_rows=block_rows
-        )
-    return dispatch.combine(rows, routing.weights, plan), plan.num_dropped
+        return moe_ops.capacity(num_assignments=num_assignments, factor=spec.capacity_factor)
+    return moe_ops.dropless(num_assignments=num_assignments)
 
 
 def _swiglu_params(

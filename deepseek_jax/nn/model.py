@@ -1,4 +1,4 @@
-"""The decoder: tokens to next-token logits. Floor 2.
+"""The decoder: tokens to next-token logits. Floor 3.
 
 One set of parameters, three computations: whole rows (`__call__`), right-padded prompts into
 a cache (`prefill`), and one more token for each sequence (`step`).
@@ -19,6 +19,8 @@ from deepseek_jax.nn.context import SequenceContext, StepContext
 from deepseek_jax.ops import attention_cache, norm
 from deepseek_jax.ops.attention_cache import LayerCache
 from deepseek_jax.ops.balance import RouterStats
+from deepseek_jax.parallel import layout as layout_lib
+from deepseek_jax.parallel.layout import Layout
 
 
 class ModelOutput(NamedTuple):
@@ -69,10 +71,12 @@ def empty_cache(spec: ModelSpec, *, batch_size: int, max_length: int) -> Decoder
 class Decoder(nn.Module):
     """A decoder of scanned blocks. Params: `embed`, `layers`, `final_norm`, and `head` if untied.
 
-    State, only with `balance="bias"`: collection `balance`.
+    State, only with `balance="bias"`: collection `balance`. With a `layout`, rows and parameters
+    lie on its mesh; the parameters themselves don't depend on it.
     """
 
     spec: ModelSpec
+    layout: Layout | None = None
 
     def setup(self) -> None:
         """Makes the parts."""
@@ -85,14 +89,14 @@ class Decoder(nn.Module):
             in_axes=(0, nn.broadcast),
             length=spec.num_layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
-        )(spec)
+        )(spec, self.layout)
         self.embed = nn.Embed(
             spec.vocab_size,
             spec.model_dim,
             dtype=jnp.dtype(spec.compute_dtype),
             embedding_init=parameters.scaled_normal("vocab", "embed", fan_in=spec.model_dim),
         )
-        self.final_norm = parameters.NormScale(spec.model_dim, "embed")
+        self.final_norm = parameters.NormScale(spec.model_dim, "norm")
         if not spec.tie_embeddings:
             self.head = HeadKernel(spec)
 
@@ -166,6 +170,7 @@ class Decoder(nn.Module):
             # The stream starts at unit scale. A tied head would read so loud an embedding back
             # as a vote for the token just seen, of sqrt(D) nats.
             x = x * jnp.asarray(math.sqrt(spec.model_dim), x.dtype)
+        x = layout_lib.constrain(self.layout, x, "batch", None, None)
         x, outputs = self.layers(x, cache, context)
         return norm.rms_norm(x, self.final_norm(), eps=spec.norm_eps), outputs
 
@@ -175,9 +180,10 @@ class Decoder(nn.Module):
             kernel = self.embed.embedding.T
         else:
             kernel = self.head()
-        return jnp.einsum(
+        logits = jnp.einsum(
             "bld,dv->blv", hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32
         )
+        return layout_lib.constrain(self.layout, logits, "batch", None, "vocab")
 
 
 class HeadKernel(nn.Module):

@@ -1,4 +1,4 @@
-"""How parameters are made: initialisers with logical axis names, and norm scales. Floor 2."""
+"""How parameters are made: initialisers with logical axis names, and norm scales. Floor 3."""
 
 import math
 from collections.abc import Callable

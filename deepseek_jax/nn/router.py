@@ -1,5 +1,6 @@
-"""Linen shell over routing and its balancing terms. Floor 2."""
+"""Linen shell over routing and its balancing terms. Floor 3."""
 
+import functools
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -10,6 +11,8 @@ from jaxtyping import Array, Bool, Float
 from deepseek_jax.core.model_spec import ModelSpec
 from deepseek_jax.nn import parameters
 from deepseek_jax.ops import balance, routing
+from deepseek_jax.parallel import rowwise
+from deepseek_jax.parallel.layout import Layout
 
 
 class RouterOutput(NamedTuple):
@@ -29,6 +32,7 @@ class Router(nn.Module):
     """
 
     spec: ModelSpec
+    layout: Layout | None
 
     @nn.compact
     def __call__(self, x: Float[Array, "T D"], token_mask: Bool[Array, " T"]) -> RouterOutput:
@@ -49,15 +53,15 @@ class Router(nn.Module):
         full = jax.lax.Precision.HIGHEST
         logits = jnp.einsum("td,de->te", x.astype(jnp.float32), kernel, precision=full)
         scores = routing.router_scores(logits, kind=spec.router_scores)
-        chosen = routing.top_k_routing(
-            scores,
-            choice_bias,
+        choose = functools.partial(
+            routing.top_k_routing,
             top_k=spec.top_k,
             num_groups=spec.num_groups,
             top_groups=spec.top_groups,
             renormalize=spec.router_weights == "renormalized",
             scale=spec.router_scale,
         )
+        chosen = rowwise.apply(self.layout, choose, scores, choice_bias)
         self.sow("intermediates", "expert_ids", chosen.expert_ids)
         probs = scores / jnp.sum(scores, axis=-1, keepdims=True)
         aux_loss = spec.load_balance_weight * balance.load_balance_loss(

@@ -16,14 +16,17 @@ class RouterStats(NamedTuple):
     """Sums over tokens, float32, so that they add up over microbatches and devices.
 
     `load` [E] assignments of each expert, dropped ones included; `dropped` [] assignments
-    that got no row; `entropy_sum` [] nats; `num_tokens` [] real tokens. A leading axis of
-    layers may stand before all of them.
+    that got no row; `entropy_sum` [] nats; `num_tokens` [] real tokens; `visits` [] devices that
+    tokens have experts on, summed over tokens; `overflowed` [] visits that found no row on the
+    way. A leading axis of layers may stand before all of them.
     """
 
     load: Float[Array, "... E"]
     dropped: Float[Array, "..."]
     entropy_sum: Float[Array, "..."]
     num_tokens: Float[Array, "..."]
+    visits: Float[Array, "..."]
+    overflowed: Float[Array, "..."]
 
 
 def expert_load(
@@ -102,6 +105,8 @@ def router_stats(
     token_mask: Bool[Array, " T"],
     *,
     num_dropped: Int[Array, ""],
+    num_visits: Int[Array, ""],
+    num_overflowed: Int[Array, ""],
 ) -> RouterStats:
     """What a router did with its tokens; no gradient flows through it.
 
@@ -110,11 +115,14 @@ def router_stats(
       expert_ids: [T, K] int32.
       token_mask: [T] bool.
       num_dropped: [] int32, `dispatch.Plan.num_dropped`.
+      num_visits: [] int32, devices visited, summed over tokens; one each on one device.
+      num_overflowed: [] int32, of these, those that found no row.
 
     Returns:
       The sums over the real tokens.
     """
-    chex.assert_rank([probs, expert_ids, token_mask, num_dropped], [2, 2, 1, 0])
+    chex.assert_rank([probs, expert_ids, token_mask], [2, 2, 1])
+    chex.assert_rank([num_dropped, num_visits, num_overflowed], 0)
     probs = jax.lax.stop_gradient(probs)
     entropy = jnp.sum(jax.scipy.special.entr(probs), axis=-1)
     return RouterStats(
@@ -122,6 +130,8 @@ def router_stats(
         dropped=num_dropped.astype(jnp.float32),
         entropy_sum=jnp.sum(jnp.where(token_mask, entropy, 0.0)),
         num_tokens=jnp.sum(token_mask.astype(jnp.float32)),
+        visits=num_visits.astype(jnp.float32),
+        overflowed=num_overflowed.astype(jnp.float32),
     )
 
 

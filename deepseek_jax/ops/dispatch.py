@@ -38,7 +38,7 @@ def dropless_plan(
     """A row for every assignment of a real token: sorted by expert, token order within.
 
     Args:
-      expert_ids: [T, K] int32 in [0, E), distinct in a row.
+      expert_ids: [T, K] int32 in [0, E], distinct in a row but for E, which is no assignment.
       token_mask: [T] bool; a token that is False gets no row.
       num_experts: E; static.
       block_rows: every group is padded to a multiple of it; static; at least 1.
@@ -53,7 +53,7 @@ def dropless_plan(
     if block_rows < 1:
         raise ValueError(f"block_rows={block_rows}: must be at least 1")
     num_tokens, top_k = expert_ids.shape
-    num_assignments = num_tokens * top_k
+    num_assignments = num_tokens * min(top_k, num_experts)
     # Each expert in use wastes at most block_rows - 1 rows.
     worst = num_assignments + min(num_experts, num_assignments) * (block_rows - 1)
     num_rows = worst // block_rows * block_rows
@@ -79,7 +79,8 @@ def capacity_plan(
     Expert e owns the rows [e * capacity, (e + 1) * capacity).
 
     Args:
-      expert_ids: [T, K] int32 in [0, E), distinct in a row, best first.
+      expert_ids: [T, K] int32 in [0, E], best first, distinct in a row but for E, which is no
+        assignment.
       token_mask: [T] bool; a token that is False gets no row and counts as dropped nowhere.
       num_experts: E; static.
       capacity: C, rows of each expert; static; at least 1.
@@ -99,12 +100,12 @@ def capacity_plan(
     _, rank = _rank_in_group(owners, num_experts)
     kept = (owners < num_experts) & (rank < capacity)
     row_ids = jnp.where(kept, owners * capacity + rank, num_rows).reshape(top_k, num_tokens).T
-    num_real = jnp.sum(token_mask, dtype=jnp.int32) * top_k
+    dropped = (owners < num_experts) & (rank >= capacity)
     return Plan(
         row_ids,
         _token_ids(row_ids, num_rows),
         jnp.full(num_experts, capacity, jnp.int32),
-        num_real - jnp.sum(kept, dtype=jnp.int32),
+        jnp.sum(dropped, dtype=jnp.int32),
     )
 
 

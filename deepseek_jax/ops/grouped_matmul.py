@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Int32
 
+from deepseek_jax.ops import varying
+
 _LARGEST_BLOCK = 64
 
 
@@ -121,7 +123,8 @@ def _products(
         return out.at[i].set(product(blocks[i], weights[experts[i]]))
 
     shape = jax.eval_shape(product, blocks[0], weights[0]).shape
-    out = jax.lax.fori_loop(0, num_used, step, jnp.zeros((blocks.shape[0], *shape), rows.dtype))
+    zeros = jnp.zeros((blocks.shape[0], *shape), rows.dtype)
+    out = jax.lax.fori_loop(0, num_used, step, varying.like(zeros, rows, weights, group_sizes))
     return out.reshape(rows.shape[0], shape[1])
 
 
@@ -138,7 +141,7 @@ def _outer_products(
         return total.at[experts[i]].add(product)
 
     total = jnp.zeros((group_sizes.shape[0], rows.shape[1], d_out.shape[1]), jnp.float32)
-    return jax.lax.fori_loop(0, num_used, step, total)
+    return jax.lax.fori_loop(0, num_used, step, varying.like(total, rows, d_out, group_sizes))
 
 
 def _block_experts(group_sizes: Array, num_blocks: int, block_rows: int) -> tuple[Array, Array]:

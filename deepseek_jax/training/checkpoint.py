@@ -1,4 +1,4 @@
-"""Checkpoints: saved in the background by orbax, sealed by a manifest, checked when read. Floor 4.
+"""Checkpoints: saved in the background by orbax, sealed by a manifest, checked when read. Floor 5.
 
 `directory/step_00000040/` holds the items `model` (parameters and choice biases), `optimizer`
 (step, moments, key) and `progress` (JSON), and `manifest.json`, which is written last. What
@@ -20,7 +20,7 @@ import jax
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
-from deepseek_jax.training import manifest
+from deepseek_jax.training import hosts, manifest
 from deepseek_jax.training.optimizer import parameter_name
 from deepseek_jax.training.state import TrainState
 
@@ -86,7 +86,11 @@ def restore_model(
 
 
 class Checkpoints:
-    """The checkpoints of one run, kept by the one process that trains it."""
+    """The checkpoints of one run. Every process of the run calls every method at the same step.
+
+    All processes write and read their part of the arrays; the first one does the rest: it says
+    which checkpoint is taken, checks and seals it, and clears away what is old.
+    """
 
     def __init__(self, directory: str | os.PathLike[str], *, keep: int) -> None:
         """Makes the directory.
@@ -118,13 +122,17 @@ class Checkpoints:
             the older steps that are whole.
           ValueError: the arrays are not those of `abstract`; names the first.
         """
-        self._put_away_unfinished()
-        taken = _chosen_step(self._directory, step)
+        items = _items(abstract)
+        taken = None
+        if hosts.is_first():
+            self._put_away_unfinished()
+            taken = _chosen_step(self._directory, step)
+            if taken is not None:
+                saved = _verified(self._directory, taken)
+                _check_arrays(items["model"] | items["optimizer"], saved, step=taken)
+        taken = hosts.number_of_first(taken)
         if taken is None:
             return None
-        items = _items(abstract)
-        saved = _verified(self._directory, taken)
-        _check_arrays(items["model"] | items["optimizer"], saved, step=taken)
         read = self._checkpointer.restore(
             _path(self._directory, taken),
             args=ocp.args.Composite(
@@ -133,11 +141,8 @@ class Checkpoints:
                 progress=ocp.args.JsonRestore(),
             ),
         )
-        steps = finished_steps(self._directory)
-        _write_sealed(self._directory, [step for step in steps if step <= taken])
-        for newer in steps:
-            if newer > taken and _path(self._directory, newer).exists():
-                self._set_aside(_path(self._directory, newer), why=f"newer than step {taken}")
+        if hosts.is_first():
+            self._set_aside_newer(taken)
         return Restored(_filled(abstract, read["model"] | read["optimizer"]), read["progress"])
 
     def save(self, state: TrainState, progress: dict[str, Any]) -> None:
@@ -183,6 +188,8 @@ class Checkpoints:
     def _seal(self, path: pathlib.Path, arrays: dict[str, manifest.ArrayInfo]) -> None:
         """Background: when orbax is done, writes the manifest; only then may old steps go."""
         self._checkpointer.wait_until_finished()
+        if not hosts.is_first():
+            return
         manifest.write(path, arrays)
         steps = finished_steps(self._directory)
         # Old steps leave the list before they go, so that a kill in between damages nothing.
@@ -207,6 +214,14 @@ class Checkpoints:
                 and int(match[1]) not in _sealed_steps(self._directory)
             ):
                 self._set_aside(path, why="unfinished save (it has no manifest), passed over")
+
+    def _set_aside_newer(self, taken: int) -> None:
+        """Makes the checkpoint that was taken the newest."""
+        steps = finished_steps(self._directory)
+        _write_sealed(self._directory, [step for step in steps if step <= taken])
+        for newer in steps:
+            if newer > taken and _path(self._directory, newer).exists():
+                self._set_aside(_path(self._directory, newer), why=f"newer than step {taken}")
 
     def _set_aside(self, path: pathlib.Path, *, why: str) -> None:
         """Renames a checkpoint so that it is no step any more; nothing is deleted."""

@@ -1,4 +1,4 @@
-"""The stop at a loss or gradient that is not finite. Floor 4."""
+"""The stop at a loss or gradient that is not finite. Floor 5."""
 
 from collections.abc import Mapping
 

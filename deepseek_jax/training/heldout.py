@@ -1,4 +1,4 @@
-"""The held-out loss during training. Floor 4."""
+"""The held-out loss during training. Floor 5."""
 
 from collections.abc import Callable
 
@@ -10,6 +10,8 @@ from deepseek_jax.data import batches, rows
 from deepseek_jax.data.rows import Rows
 from deepseek_jax.data.text_data import TextData
 from deepseek_jax.objectives import masked, next_token
+from deepseek_jax.parallel import placement
+from deepseek_jax.parallel.layout import Layout
 from deepseek_jax.training import sums
 from deepseek_jax.training.state import TrainState
 from deepseek_jax.training.step import Apply, Batch
@@ -17,7 +19,9 @@ from deepseek_jax.training.step import Apply, Batch
 Measure = Callable[[TrainState], dict[str, float]]
 
 
-def make_measure(apply: Apply, data: TextData, *, num_rows: int, batch_size: int) -> Measure:
+def make_measure(
+    apply: Apply, data: TextData, *, num_rows: int, batch_size: int, layout: Layout
+) -> Measure:
     """A function from a state to its held-out loss and bits per byte.
 
     Args:
@@ -25,6 +29,7 @@ def make_measure(apply: Apply, data: TextData, *, num_rows: int, batch_size: int
       data: its first held-out rows are measured, with its tokenizer's bytes.
       num_rows: how many.
       batch_size: rows of one forward pass.
+      layout: the mesh that rows are put on.
 
     Returns:
       state -> {"heldout_loss": mean nats a target, "heldout_bits_per_byte"}.
@@ -45,7 +50,7 @@ def make_measure(apply: Apply, data: TextData, *, num_rows: int, batch_size: int
     def measure(state: TrainState) -> dict[str, float]:
         nats = 0.0
         for batch in batches.eval_batches(part, batch_size=batch_size):
-            on_device = jax.device_put(batch)
+            on_device = placement.put_whole_rows(layout, batch)
             nats += float(jax.device_get(total_nats(state.params, state.balance, on_device)))
         return {
             "heldout_loss": nats / num_targets,

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as a request to stop after the step. Floor 4."""
+"""SIGTERM and SIGINT as a request to stop after the step. Floor 5."""
 
 import os
 import signal

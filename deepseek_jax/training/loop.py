@@ -1,4 +1,4 @@
-"""Training from settings to a finished run directory, resumed wherever it was left. Floor 4."""
+"""Training from settings to a finished run directory, resumed wherever it was left. Floor 5."""
 
 import contextlib
 import os
@@ -13,10 +13,12 @@ from deepseek_jax.core.run_spec import RunSpec
 from deepseek_jax.data import batches, tokenizers
 from deepseek_jax.data.text_data import TextData
 from deepseek_jax.nn.model import Decoder
+from deepseek_jax.parallel import placement
 from deepseek_jax.training import (
     checkpoint,
     finite,
     heldout,
+    hosts,
     interrupt,
     metrics,
     optimizer,
@@ -93,6 +95,13 @@ def train(
         return Outcome(run.step, run.step - first, asked.requested)
 
 
+class _Running(NamedTuple):
+    """What a step that was started will report, and what `hosts.Stop` asked beside it."""
+
+    metrics: step.StepMetrics
+    asked: jax.Array | None
+
+
 class _Run:
     """The parts of a run in progress, each restored to where the last checkpoint left it."""
 
@@ -108,26 +117,33 @@ class _Run:
     ) -> None:
         """Builds everything, restores what was saved, compiles nothing yet."""
         spec = run_spec.train
-        self._spec, self._directory, self._asked = spec, directory, asked
+        self._spec, self._directory = spec, directory
+        self._layout = layout = hosts.layout_for(run_spec)
+        is_cut = layout.mesh.size > 1
         model = Decoder(run_spec.model)
         transform = optimizer.make_optimizer(run_spec.optimizer, num_steps=spec.num_steps)
+        length = run_spec.data.sequence_length
+        abstract = state.abstract(model, transform, sequence_length=length, mesh=layout.mesh)
         self._train_step = step.make_train_step(
-            model.apply,
+            Decoder(run_spec.model, layout if is_cut else None).apply,
             transform,
             num_microbatches=spec.num_microbatches,
             bias_update_rate=run_spec.model.bias_update_rate,
+            shardings=state.shardings(abstract),
         )
         self._measure = heldout.make_measure(
-            Decoder(run_spec.model.dropless()).apply,
+            Decoder(run_spec.model.dropless(), layout.exact() if is_cut else None).apply,
             data,
             num_rows=spec.eval_rows,
-            batch_size=spec.batch_size // spec.num_microbatches,
+            batch_size=spec.microbatch_size,
+            layout=layout,
         )
         self._learning_rate = optimizer.learning_rate(
             run_spec.optimizer, peak=run_spec.optimizer.learning_rate, num_steps=spec.num_steps
         )
+        self._part = placement.local_part(layout, num_rows=spec.batch_size)
         self._batches = batches.TrainBatches(
-            data.train, batch_size=spec.batch_size, seed=run_spec.seed
+            data.train, batch_size=spec.batch_size, seed=run_spec.seed, part=self._part
         )
         self._peak_rate = _peak_rate(flops_per_token)
         self._checkpoints = checkpoint.Checkpoints(
@@ -136,14 +152,9 @@ class _Run:
         stack.callback(self._checkpoints.close)
 
         def initial() -> state.TrainState:
-            return state.initial_state(
-                model,
-                transform,
-                jax.random.key(run_spec.seed),
-                sequence_length=run_spec.data.sequence_length,
-            )
+            key = jax.random.key(run_spec.seed)
+            return state.initial_state(model, transform, key, sequence_length=length)
 
-        abstract = state.abstract(jax.eval_shape(initial))
         self._names = [
             optimizer.parameter_name(path)
             for path, _ in jax.tree_util.tree_leaves_with_path(abstract.params)
@@ -152,7 +163,7 @@ class _Run:
         if restored is None:
             seconds = 0.0
             self._sums = sums.RunningSums()
-            self._state = jax.jit(initial)()
+            self._state = jax.jit(initial, out_shardings=state.shardings(abstract))()
         else:
             self._state = restored.state
             self._sums = sums.from_json(restored.progress["sums"])
@@ -161,11 +172,12 @@ class _Run:
         self.step = int(self._state.step)
         self._saved_step = self.step
         self._throughput = progress.Throughput(seconds=seconds)
-        self._metrics = metrics.MetricsWriter(directory, last_step=self.step)
-        stack.callback(self._metrics.close)
-        self._loads = metrics.JsonLines(directory / "load.jsonl", last_step=self.step)
-        stack.callback(self._loads.close)
-        self._running: step.StepMetrics | None = None
+        self._lines = None
+        if hosts.is_first():
+            self._lines = metrics.RunLines(directory, last_step=self.step)
+            stack.callback(self._lines.close)
+        self._running: _Running | None = None
+        self._stop = hosts.Stop(layout, lambda: asked.requested is not None)
         self._progress = progress.Progress(
             first_step=self.step, num_steps=spec.num_steps, console=console
         )
@@ -177,18 +189,21 @@ class _Run:
         spec = self._spec
         profile_end = None if spec.profile_at is None else spec.profile_at + spec.profile_steps
         with self._progress, contextlib.ExitStack() as profile:
-            while self.step < spec.num_steps and self._asked.requested is None:
-                if self.step == spec.profile_at:
+            while self.step < spec.num_steps and not self._stop.is_agreed():
+                if self.step == spec.profile_at and hosts.is_first():
                     self._look_at_running()
                     trace = jax.profiler.trace(str(self._directory / "profile"))
                     profile.enter_context(trace)
-                batch = jax.device_put(next(self._batches))
+                batch = placement.put_rows(
+                    self._layout, next(self._batches), self._part, num_rows=spec.batch_size
+                )
+                asked = self._stop.ask()
                 with jax.transfer_guard("disallow"):
                     self._state, metrics_of_step = self._train_step(self._state, batch)
                 # The step before is looked at while this one runs.
                 self._look_at_running()
                 self.step += 1
-                self._running = metrics_of_step
+                self._running = _Running(metrics_of_step, asked)
                 if self.step == profile_end:
                     self._look_at_running()
                     profile.close()
@@ -196,7 +211,7 @@ class _Run:
             self._look_at_running()
             self._save()
             self._checkpoints.wait()
-            if self._asked.requested is not None:
+            if self._stop.is_agreed():
                 where = f"saved in {self._directory}" if self.step else "nothing to save yet"
                 self._progress.say(f"stopped at step {self.step}, {where}")
 
@@ -204,7 +219,8 @@ class _Run:
         """Waits for the metrics of the last step that was started, checks and sums them."""
         if self._running is None:
             return
-        fetched, self._running = jax.device_get(self._running), None
+        (fetched, asked), self._running = jax.device_get(self._running), None
+        self._stop.hear(asked)
         finite.check(fetched, step=self.step, parameter_names=self._names)
         self._sums = sums.add(self._sums, fetched)
         self._throughput.count(int(fetched.num_targets))
@@ -231,8 +247,8 @@ class _Run:
     def _log(self) -> None:
         """Writes the line of the steps since the last one, and the load of their experts."""
         load = sums.load(self._sums)
-        if load is not None:
-            self._loads.write({"step": self.step, "load": load})
+        if load is not None and self._lines is not None:
+            self._lines.write_load({"step": self.step, "load": load})
         rate = self._throughput.rate()
         self._write(
             {
@@ -248,15 +264,16 @@ class _Run:
 
     def _write(self, values: dict[str, Any]) -> None:
         record = {"step": self.step, **values}
-        self._metrics.write(record)
+        if self._lines is not None:
+            self._lines.write(record)
         self._progress.log(record)
 
     def _save(self) -> None:
         """Saves this step, once; the lines up to it are on disk before."""
         if self._saved_step == self.step:
             return
-        self._metrics.sync()
-        self._loads.sync()
+        if self._lines is not None:
+            self._lines.sync()
         self._checkpoints.save(
             self._state,
             {

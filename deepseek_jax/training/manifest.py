@@ -1,4 +1,4 @@
-"""Checksums of a finished checkpoint: written last, checked before anything is read. Floor 4.
+"""Checksums of a finished checkpoint: written last, checked before anything is read. Floor 5.
 
 The manifest is a file in the checkpoint's directory with the size and sha256 of every other
 file in it, and the name, shape and dtype of every array. It is written once all others are

@@ -1,4 +1,4 @@
-"""Lines of JSON that survive kills: each step's line is there exactly once. Floor 4."""
+"""Lines of JSON that survive kills: each step's line is there exactly once. Floor 5."""
 
 import json
 import logging
@@ -46,12 +46,13 @@ class JsonLines:
         self._file.close()
 
 
-class MetricsWriter:
-    """`metrics.jsonl`, and the same numbers for TensorBoard."""
+class RunLines:
+    """`metrics.jsonl`, the same numbers for TensorBoard, and `load.jsonl`."""
 
     def __init__(self, workdir: str | os.PathLike[str], *, last_step: int) -> None:
-        """Opens both at the step that a run goes on from, 0 for a new one."""
+        """Opens all at the step that a run goes on from, 0 for a new one."""
         directory = pathlib.Path(workdir)
+        self._loads = JsonLines(directory / "load.jsonl", last_step=last_step)
         self._lines = JsonLines(directory / "metrics.jsonl", last_step=last_step)
         self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=last_step + 1)
 
@@ -62,14 +63,20 @@ class MetricsWriter:
             if name != "step" and value is not None:
                 self._board.add_scalar(name, value, global_step=record["step"])
 
+    def write_load(self, record: dict[str, Any]) -> None:
+        """Writes a line of the experts' load."""
+        self._loads.write(record)
+
     def sync(self) -> None:
         """Returns when all lines are on disk."""
         self._lines.sync()
+        self._loads.sync()
         self._board.flush()
 
     def close(self) -> None:
-        """Closes both."""
+        """Closes all."""
         self._lines.close()
+        self._loads.close()
         self._board.close()
 
 

@@ -1,4 +1,4 @@
-"""The optimizer: parameter groups, schedule, AdamW and Muon by optax. Floor 4."""
+"""The optimizer: parameter groups, schedule, AdamW and Muon by optax. Floor 5."""
 
 import functools
 import math

@@ -1,4 +1,4 @@
-"""What a person sees while a run trains: a bar in a terminal, else a line per log. Floor 4."""
+"""What a person sees while a run trains: a bar in a terminal, else a line per log. Floor 5."""
 
 import time
 from types import TracebackType

@@ -1,4 +1,4 @@
-"""The training state: everything that a step changes. Floor 4."""
+"""The training state: everything that a step changes. Floor 5."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, Key, PyTree
+
+from deepseek_jax.parallel import rules
+from deepseek_jax.training.optimizer import parameter_name
 
 
 class TrainState(NamedTuple):
@@ -50,12 +54,63 @@ def initial_state(
     return TrainState(jnp.int32(0), params, balance, optimizer.init(params), state_key)
 
 
-def abstract(state: TrainState) -> TrainState:
-    """Shapes, dtypes and placement of a state; of one of shapes, placed on the first device."""
-    first = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+def abstract(
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    *,
+    sequence_length: int,
+    mesh: Mesh,
+) -> TrainState:
+    """Shape, dtype and placement of every array of a state; nothing is allocated.
 
-    def placed(leaf: Array | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        sharding = first if leaf.sharding is None else leaf.sharding
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+    Parameters lie as the rules cut their logical axes, the optimizer's moments as the
+    parameters that they are of; numbers, lists of numbers, keys and choice biases are whole on
+    every device.
 
-    return jax.tree.map(placed, state)
+    Args:
+      model: as for `initial_state`.
+      optimizer: as for `initial_state`.
+      sequence_length: as for `initial_state`.
+      mesh: of one device or many.
+
+    Raises:
+      ValueError: a parameter that names an axis the rules do not have, or an array of the
+        optimizer with several axes that is none of a parameter's.
+    """
+    key = jax.random.key(0)
+    row = jnp.zeros((1, sequence_length), jnp.int32)
+    boxed = jax.eval_shape(
+        lambda key: model.init(key, row, document_ids=row + 1, positions=row)["params"], key
+    )
+    names = jax.tree_util.tree_leaves_with_path(
+        nn.get_partition_spec(boxed), is_leaf=lambda leaf: isinstance(leaf, PartitionSpec)
+    )
+    specs = {parameter_name(path): rules.partition_spec(tuple(axes)) for path, axes in names}
+    state = jax.eval_shape(
+        lambda key: initial_state(model, optimizer, key, sequence_length=sequence_length), key
+    )
+
+    def placed(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        spec = _spec_of(parameter_name(path), leaf, specs)
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec))
+
+    return jax.tree_util.tree_map_with_path(placed, state)
+
+
+def shardings(abstract_state: TrainState) -> TrainState:
+    """The placement of every array of an abstract state."""
+    return jax.tree.map(lambda leaf: leaf.sharding, abstract_state)
+
+
+def _spec_of(
+    name: str, leaf: jax.ShapeDtypeStruct, specs: dict[str, PartitionSpec]
+) -> PartitionSpec:
+    """The spec of the parameter that an array of the state is, or is a moment of."""
+    field = name.partition(".")[0]
+    if field in ("params", "opt_state"):
+        owners = [spec for parameter, spec in specs.items() if name.endswith(f".{parameter}")]
+        if len(owners) == 1:
+            return owners[0]
+        if leaf.ndim > 1:
+            raise ValueError(f"{name} {leaf.shape} is no array of a parameter; how is it cut?")
+    return PartitionSpec()

@@ -1,4 +1,4 @@
-"""One training step: gradients over microbatches, one update, one set of metrics. Floor 4."""
+"""One training step: gradients over microbatches, one update, one set of metrics. Floor 5."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, PyTree
 
 from deepseek_jax.objectives import masked, next_token
@@ -52,6 +53,7 @@ def make_train_step(
     *,
     num_microbatches: int,
     bias_update_rate: float,
+    shardings: TrainState | None,
 ) -> TrainStep:
     """A jitted step that consumes its state (the buffers are donated).
 
@@ -68,8 +70,10 @@ def make_train_step(
     Args:
       apply: the model, `Decoder(spec).apply`.
       optimizer: of `make_optimizer`.
-      num_microbatches: equal parts of the batch, run one after the other; divides B.
+      num_microbatches: equal parts of the batch, run one after the other; divides B. Part i has
+        the rows i, i + num_microbatches, ..., so that every device has its share of each.
       bias_update_rate: step of the choice bias; meaningless when the state has no bias.
+      shardings: how the new state lies on a mesh, `state.shardings`; None leaves it to JAX.
 
     Returns:
       (state, batch) -> (state, metrics). A batch has tokens, targets, target_mask,
@@ -104,7 +108,7 @@ def make_train_step(
             return jax.tree.map(jnp.add, total, gradients), values
 
         parts = {
-            name: array.reshape(num_microbatches, -1, *array.shape[1:])
+            name: jnp.moveaxis(array.reshape(-1, num_microbatches, *array.shape[1:]), 1, 0)
             for name, array in batch.items()
         }
         zeros = jax.tree.map(jnp.zeros_like, state.params)
@@ -135,7 +139,10 @@ def make_train_step(
         kept = jax.tree.map(lambda new, old: jnp.where(is_good, new, old), updated, state)
         return kept, metrics
 
-    return jax.jit(train_step, donate_argnums=0)
+    if shardings is None:
+        return jax.jit(train_step, donate_argnums=0)
+    whole = NamedSharding(jax.tree.leaves(shardings)[0].mesh, PartitionSpec())
+    return jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, whole))
 
 
 def _moved_biases(balance: PyTree, stats: balance_ops.RouterStats | None, *, rate: float) -> PyTree:

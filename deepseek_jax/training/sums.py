@@ -1,4 +1,4 @@
-"""What has been summed since the last line of metrics, and the line made of it. Floor 4."""
+"""What has been summed since the last line of metrics, and the line made of it. Floor 5."""
 
 import math
 from typing import Any, NamedTuple
@@ -60,8 +60,10 @@ def line(sums: RunningSums) -> dict[str, float | int]:
     """The means since the last line.
 
     `load_max_over_mean` and `router_entropy` are those of the worst layer (the largest and the
-    least), `dropped_share` is over all layers, and `unused_experts` counts, over all layers,
-    experts that no token chose since the last line. A dense model has none of the four.
+    least). `dropped_share` (of assignments), `devices_per_token` (that it has experts on, 1
+    without expert parallelism) and `overflow_share` (of these visits, those that found no row)
+    are over all layers, and `unused_experts` counts, over all layers, experts that no token
+    chose since the last line. A dense model has none of these.
     """
     values: dict[str, float | int] = {
         "loss": sums.nats / sums.num_targets,
@@ -74,6 +76,8 @@ def line(sums: RunningSums) -> dict[str, float | int]:
         values |= {
             "load_max_over_mean": float(np.max(balance.max_over_mean_load(stats))),
             "dropped_share": float(np.sum(stats.dropped) / np.sum(stats.load)),
+            "devices_per_token": float(np.sum(stats.visits) / np.sum(stats.num_tokens)),
+            "overflow_share": float(np.sum(stats.overflowed) / np.sum(stats.visits)),
             "router_entropy": float(np.min(balance.mean_entropy(stats))),
             "unused_experts": int(np.sum(balance.num_unused(stats))),
         }

@@ -1,4 +1,4 @@
-"""The run directory: one process at a time, one set of settings, one corpus. Floor 4."""
+"""The run directory: one process at a time, one set of settings, one corpus. Floor 5."""
 
 import contextlib
 import dataclasses
@@ -16,22 +16,31 @@ from typing import Any
 
 import jax
 
+from deepseek_jax.core.mesh_spec import MeshSpec
 from deepseek_jax.core.run_spec import RunSpec
 from deepseek_jax.data import record as corpus_record
 from deepseek_jax.data import text_data
 from deepseek_jax.data.text_data import TextData
-from deepseek_jax.training import checkpoint
+from deepseek_jax.training import checkpoint, hosts
 
 _LOG = logging.getLogger(__name__)
 
-# A run may be continued with other values of these; they change no number of the run.
-MAY_CHANGE = ("train.restore_step", "train.profile_at", "train.profile_steps")
+# A run may be continued with other values of these. Another mesh adds up in another order, and
+# with a bounded exchange drops other rows; nothing else changes a number of the run.
+MAY_CHANGE = (
+    "mesh.data",
+    "mesh.expert",
+    "mesh.model",
+    "train.restore_step",
+    "train.profile_at",
+    "train.profile_steps",
+)
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers")
 
 
 @contextlib.contextmanager
 def claimed(workdir: str | os.PathLike[str], run_spec: RunSpec) -> Iterator[pathlib.Path]:
-    """The directory, made if missing, held by this process; it has begun no other run.
+    """The directory, made if missing, held by the first process; it has begun no other run.
 
     Raises:
       ValueError: it holds a run of other settings, whose names are given, or of unknown ones.
@@ -39,11 +48,7 @@ def claimed(workdir: str | os.PathLike[str], run_spec: RunSpec) -> Iterator[path
     """
     directory = pathlib.Path(workdir).absolute()
     directory.mkdir(parents=True, exist_ok=True)
-    with (directory / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BlockingIOError(f"{directory}: another process is training there") from error
+    with _locked(directory):
         if _has_begun(directory):
             _check_config(directory / "config.json", run_spec)
         elif steps := checkpoint.finished_steps(directory / "checkpoints"):
@@ -52,6 +57,20 @@ def claimed(workdir: str | os.PathLike[str], run_spec: RunSpec) -> Iterator[path
                 "which settings; restore the file, or give a new --workdir"
             )
         yield directory
+
+
+@contextlib.contextmanager
+def _locked(directory: pathlib.Path) -> Iterator[None]:
+    """Keeps other runs out; the lock is the first process's, for all of them."""
+    if not hosts.is_first():
+        yield
+        return
+    with (directory / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BlockingIOError(f"{directory}: another process is training there") from error
+        yield
 
 
 def load_data(
@@ -74,7 +93,7 @@ def load_data(
     if data is None:
         data = text_data.load(run_spec.data, seed=run_spec.seed, tokenizer_path=tokenizer_path)
     if has_begun:
-        _check_record(directory / "record.json", data)
+        _check_record(directory / "record.json", data, run_spec.mesh)
     return data
 
 
@@ -82,12 +101,14 @@ def begin(directory: pathlib.Path, run_spec: RunSpec, data: TextData) -> None:
     """Writes what the run is, unless it has begun before; `config.json` comes last.
 
     Called when everything has been built, so that settings that were refused leave no trace.
+    The first process writes, when all have looked whether the run has begun.
     """
-    if _has_begun(directory):
+    hosts.wait_for_all("a run begins")
+    if not hosts.is_first() or _has_begun(directory):
         return
     data.tokenizer.save(directory / "tokenizer.json")
     corpus_record.write(data.record, directory / "data" / "corpus.json")
-    _write_json(directory / "record.json", _record(data))
+    _write_json(directory / "record.json", _record(data, run_spec.mesh))
     _write_json(directory / "config.json", dataclasses.asdict(run_spec))
 
 
@@ -114,7 +135,7 @@ def _check_config(path: pathlib.Path, run_spec: RunSpec) -> None:
         )
 
 
-def _record(data: TextData) -> dict[str, Any]:
+def _record(data: TextData, mesh: MeshSpec) -> dict[str, Any]:
     """What a run was made with, so that two runs can be told apart."""
     devices = jax.devices()
     return {
@@ -127,14 +148,16 @@ def _record(data: TextData) -> dict[str, Any]:
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in _PACKAGES},
             "device_kind": devices[0].device_kind,
-            "num_devices": len(devices),
+            "num_devices": mesh.num_devices,
+            "mesh": str(mesh),
+            "num_processes": jax.process_count(),
         },
     }
 
 
-def _check_record(path: pathlib.Path, data: TextData) -> None:
+def _check_record(path: pathlib.Path, data: TextData, mesh: MeshSpec) -> None:
     """Raises for other data; warns of other versions or devices, which may change bits."""
-    saved, now = _read_json(path), _record(data)
+    saved, now = _read_json(path), _record(data, mesh)
     corpus_record.check_same_corpus(
         data.record, recorded_sha256=saved["corpus_sha256"], where=str(path)
     )

@@ -54,6 +54,9 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
             compute_dtype="bfloat16",
         )
     )
+    config.mesh = config_dict.ConfigDict(
+        dict(data=1, expert=1, model=1, exchange="bounded", rows_factor=1.25)
+    )
     config.data = config_dict.ConfigDict(
         dict(
             source="packages",

@@ -4,13 +4,14 @@ import dataclasses
 
 import pytest
 
-from deepseek_jax.core import run_spec
+from deepseek_jax.core import mesh_spec, run_spec
 from tests import tiny
 from tests.core import rules
 
 RUN = run_spec.RunSpec(
     seed=0,
     model=tiny.SPARSE,
+    mesh=mesh_spec.ONE_DEVICE,
     data=run_spec.DataSpec(
         source="stdlib",
         path=None,
@@ -155,6 +156,11 @@ BROKEN = [  # node, changes, what the message starts with
         None,
         {"data": dataclasses.replace(RUN.data, tokenizer="bpe", bpe_vocab_size=300)},
         "data.bpe_vocab_size=300: must be at most model.vocab_size=50",
+    ),
+    (
+        None,
+        {"model": dataclasses.replace(RUN.model, dispatch="capacity", capacity_factor=1.0)},
+        "mesh.exchange='exact': must be \"bounded\" with model.dispatch='capacity'",
     ),
     (
         None,

@@ -212,6 +212,8 @@ def test_health_of_layers_by_hand():
         dropped=jnp.array([0, 2], jnp.float32),
         entropy_sum=jnp.array([4.0, 2.0], jnp.float32),
         num_tokens=jnp.array([4.0, 4.0], jnp.float32),
+        visits=jnp.array([4.0, 4.0], jnp.float32),
+        overflowed=jnp.array([0.0, 0.0], jnp.float32),
     )
     first, second = findings.layers_health(stats)
     assert first == (1.0, 1.0, 0.0, ())

@@ -193,7 +193,7 @@ MUTANTS = (
     _mutant(
         _DISPATCH,
         "dropped not counted",
-        "num_real - jnp.sum(kept, dtype=jnp.int32),",
+        "jnp.sum(dropped, dtype=jnp.int32),",
         "jnp.int32(0),",
         "test_first_choices_come_before_second_choices",
     ),

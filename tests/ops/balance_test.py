@@ -74,7 +74,7 @@ def test_stats_by_hand():
     probs = jnp.array([[0.5, 0.5, 0.0], [0.25, 0.25, 0.5], [1.0, 0.0, 0.0]])
     ids = jnp.array([[0, 1], [2, 0], [1, 2]])
     mask = jnp.array([True, True, False])
-    stats = balance.router_stats(probs, ids, mask, num_dropped=jnp.int32(1))
+    stats = balance.router_stats(probs, ids, mask, **_counts(1))
     np.testing.assert_array_equal(stats.load, [2.0, 1.0, 1.0])
     np.testing.assert_array_equal(stats.dropped, 1.0)
     # entropies log 2 and 1.5 log 2 (0 log 0 counts as 0)
@@ -86,19 +86,30 @@ def test_stats_by_hand():
     )
 
 
+def _counts(num_dropped):
+    counts = {
+        "num_dropped": num_dropped,
+        "num_visits": 5 * num_dropped,
+        "num_overflowed": 3 * num_dropped,
+    }
+    return {name: jnp.int32(count) for name, count in counts.items()}
+
+
 def test_unused_experts_are_counted_in_every_layer():
     stats = balance.RouterStats(
         load=jnp.array([[3.0, 0.0, 0.0], [1.0, 1.0, 1.0]]),
         dropped=jnp.zeros(2),
         entropy_sum=jnp.zeros(2),
         num_tokens=jnp.full(2, 3.0),
+        visits=jnp.full(2, 3.0),
+        overflowed=jnp.zeros(2),
     )
     np.testing.assert_array_equal(balance.num_unused(stats), [2, 0])
     np.testing.assert_array_equal(balance.max_over_mean_load(stats), [3.0, 1.0])
 
 
 def test_derived_figures_without_tokens_are_finite():
-    stats = balance.RouterStats(jnp.zeros(4), jnp.zeros(()), jnp.zeros(()), jnp.zeros(()))
+    stats = balance.RouterStats(jnp.zeros(4), *[jnp.zeros(())] * 5)
     assert balance.max_over_mean_load(stats) == 0.0
     assert balance.mean_entropy(stats) == 0.0
     assert balance.num_unused(stats) == 4
@@ -107,7 +118,7 @@ def test_derived_figures_without_tokens_are_finite():
 def test_stats_carry_no_gradient():
     def entropy(probs):
         ids = jnp.zeros((4, 1), jnp.int32)
-        return balance.router_stats(probs, ids, EVERY, num_dropped=jnp.int32(0)).entropy_sum
+        return balance.router_stats(probs, ids, EVERY, **_counts(0)).entropy_sum
 
     np.testing.assert_array_equal(jax.grad(entropy)(jnp.full((4, 4), 0.25)), 0.0)
 
@@ -127,7 +138,7 @@ class BalanceTest(chex.TestCase):
             probs = jnp.asarray(raw / raw.sum(-1, keepdims=True))
             ids = jnp.asarray(np.argsort(-raw, axis=-1)[:, :top_k].astype(np.int32))
             mask = jnp.asarray(rng.random(num_tokens) < 0.7)
-            stats = stats_of(probs, ids, mask, num_dropped=jnp.int32(2))
+            stats = stats_of(probs, ids, mask, **_counts(2))
             real = np.asarray(mask)
             np.testing.assert_array_equal(stats.load.sum(), top_k * real.sum())
             np.testing.assert_array_equal(
@@ -137,12 +148,10 @@ class BalanceTest(chex.TestCase):
             garbage = jnp.where(mask[:, None], probs, 0.125)
             other_ids = jnp.where(mask[:, None], ids, 0)
             np.testing.assert_array_equal(loss(garbage, other_ids, mask), loss(probs, ids, mask))
-            chex.assert_trees_all_equal(
-                stats_of(garbage, other_ids, mask, num_dropped=jnp.int32(2)), stats
-            )
+            chex.assert_trees_all_equal(stats_of(garbage, other_ids, mask, **_counts(2)), stats)
             # sums add up over two halves of the batch
             halves = [
-                stats_of(probs[part], ids[part], mask[part], num_dropped=jnp.int32(1))
+                stats_of(probs[part], ids[part], mask[part], **_counts(1))
                 for part in (slice(0, 3), slice(3, 6))
             ]
             added = jax.tree.map(lambda a, b: a + b, *halves)

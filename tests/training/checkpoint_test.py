@@ -27,7 +27,16 @@ def _state(step, *, dtype=jnp.float32):
     )
 
 
-ABSTRACT = state_lib.abstract(jax.eval_shape(lambda: _state(0)))
+def _abstract(make):
+    """Shapes of what `make` makes, placed on the first device."""
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        jax.eval_shape(make),
+    )
+
+
+ABSTRACT = _abstract(lambda: _state(0))
 
 
 def _saved(directory, steps, *, keep=5):
@@ -90,7 +99,7 @@ def test_a_donated_buffer_is_not_saved_late(tmp_path):
     for _ in range(3):
         params = overwrite(params)
     keeper.close()
-    abstract = state_lib.abstract(jax.eval_shape(lambda: state._replace(params=params)))
+    abstract = _abstract(lambda: state._replace(params=params))
     restored = _restore(tmp_path, abstract=abstract)
     np.testing.assert_array_equal(restored.state.params["gate"], expected)
 
@@ -240,7 +249,7 @@ def test_an_error_in_the_background_is_raised_later(tmp_path, monkeypatch):
 
 
 def test_another_dtype_or_shape_is_an_error(copied):
-    other = state_lib.abstract(jax.eval_shape(lambda: _state(0, dtype=jnp.bfloat16)))
+    other = _abstract(lambda: _state(0, dtype=jnp.bfloat16))
     with pytest.raises(ValueError, match=r"params.layers.gate.*float32.*bfloat16"):
         _restore(copied, abstract=other)
     grown = ABSTRACT._replace(balance={"choice_bias": jax.ShapeDtypeStruct((2, 5), jnp.float32)})

@@ -34,6 +34,7 @@ def get_config(variant=""):
     config = config_dict.ConfigDict()
     config.seed = 3
     config.model = _node(MODEL)
+    config.mesh = _node(tiny.MESH)
     config.data = _node(tiny.DATA | {"path": None})
     config.optimizer = _node(tiny.OPTIMIZER)
     config.train = _node(TRAIN)

@@ -13,8 +13,10 @@ import jax.numpy as jnp
 import pytest
 from rich import console as rich_console
 
+from deepseek_jax.core import mesh_spec
 from deepseek_jax.data import text_data, tokenizers
 from deepseek_jax.nn.model import Decoder
+from deepseek_jax.parallel import layout
 from deepseek_jax.training import (
     checkpoint,
     finite,
@@ -68,12 +70,9 @@ def _train(spec, directory):
 
 def _saved_state(directory, spec):
     transform = optimizer.make_optimizer(spec.optimizer, num_steps=spec.train.num_steps)
+    one_device = layout.make(mesh_spec.ONE_DEVICE, jax.devices())
     abstract = state.abstract(
-        jax.eval_shape(
-            lambda: state.initial_state(
-                Decoder(spec.model), transform, jax.random.key(0), sequence_length=16
-            )
-        )
+        Decoder(spec.model), transform, sequence_length=16, mesh=one_device.mesh
     )
     keeper = checkpoint.Checkpoints(directory / "checkpoints", keep=9)
     try:

@@ -52,7 +52,7 @@ def test_a_non_finite_number_is_refused(tmp_path):
 
 
 def test_tensorboard_gets_the_numbers(tmp_path):
-    writer = metrics.MetricsWriter(tmp_path, last_step=0)
+    writer = metrics.RunLines(tmp_path, last_step=0)
     writer.write({"step": 3, "loss": 1.5, "share_of_peak": None})
     writer.sync()
     writer.close()
@@ -76,6 +76,8 @@ def _metrics(loss, targets, load):
             dropped=np.full(layers, 1.0, np.float32),
             entropy_sum=np.arange(1, layers + 1, dtype=np.float32) * targets,
             num_tokens=np.full(layers, targets, np.float32),
+            visits=np.full(layers, 2.0 * targets, np.float32),
+            overflowed=np.full(layers, 0.5 * targets, np.float32),
         ),
         gradient_is_finite=np.array([True]),
     )
@@ -92,6 +94,8 @@ def test_line_by_hand():
     assert line["unused_experts"] == 2
     assert line["router_entropy"] == 1.0  # the first layer, the lower of 1 and 2
     assert line["dropped_share"] == pytest.approx(4 / 80)
+    assert line["devices_per_token"] == 2.0
+    assert line["overflow_share"] == 0.25
     assert (line["aux_loss"], line["gradient_norm"]) == (0.5, 2.0)
     after = sums.emptied(total)
     assert after.tokens == 40 and sums.load(after) is None

@@ -33,9 +33,7 @@ def _apply(variables, tokens, *, document_ids, positions):
     squares = jnp.mean(jnp.square(router_logits), axis=(0, 3))
     aux_loss = jnp.sum(jnp.where(real, squares, 0.0)) / jnp.sum(real, dtype=jnp.float32)
     zeros = jnp.zeros(LAYERS)
-    return ModelOutput(
-        x @ params["head"]["kernel"], aux_loss, RouterStats(load, zeros, zeros, zeros)
-    )
+    return ModelOutput(x @ params["head"]["kernel"], aux_loss, RouterStats(load, *[zeros] * 5))
 
 
 def _state(transform, *, bias=0.0):
@@ -69,7 +67,7 @@ TRANSFORM = optimizer.make_optimizer(ADAMW, num_steps=20)
 
 def _steps(num_microbatches, batches, *, apply=_apply):
     train_step = step.make_train_step(
-        apply, TRANSFORM, num_microbatches=num_microbatches, bias_update_rate=RATE
+        apply, TRANSFORM, num_microbatches=num_microbatches, bias_update_rate=RATE, shardings=None
     )
     current, metrics = _state(TRANSFORM), None
     for batch in batches:
@@ -121,7 +119,9 @@ def test_padding_reaches_nothing():
 
 
 def test_the_state_is_donated():
-    train_step = step.make_train_step(_apply, TRANSFORM, num_microbatches=1, bias_update_rate=RATE)
+    train_step = step.make_train_step(
+        _apply, TRANSFORM, num_microbatches=1, bias_update_rate=RATE, shardings=None
+    )
     before = _state(TRANSFORM)
     train_step(before, _batch())
     assert before.params["head"]["kernel"].is_deleted()

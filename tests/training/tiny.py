@@ -2,6 +2,7 @@
 
 import pathlib
 
+from deepseek_jax.core.mesh_spec import MeshSpec
 from deepseek_jax.core.model_spec import ModelSpec
 from deepseek_jax.core.run_spec import DataSpec, EvalSpec, OptimizerSpec, RunSpec, TrainSpec
 
@@ -82,6 +83,7 @@ TRAIN = {
     "profile_at": None,
     "profile_steps": 1,
 }
+MESH = {"data": 1, "expert": 1, "model": 1, "exchange": "exact", "rows_factor": 0.0}
 EVAL = {
     "num_rows": None,
     "batch_size": 4,
@@ -100,11 +102,14 @@ def write_corpus(directory: pathlib.Path) -> pathlib.Path:
     return directory
 
 
-def run_spec(corpus: pathlib.Path, *, model=None, data=None, optimizer=None, train=None) -> RunSpec:
+def run_spec(
+    corpus: pathlib.Path, *, model=None, mesh=None, data=None, optimizer=None, train=None
+) -> RunSpec:
     """The spec with some settings replaced."""
     return RunSpec(
         seed=7,
         model=ModelSpec(**(MODEL | (model or {}))),
+        mesh=MeshSpec(**(MESH | (mesh or {}))),
         data=DataSpec(**(DATA | {"path": str(corpus)} | (data or {}))),
         optimizer=OptimizerSpec(**(OPTIMIZER | (optimizer or {}))),
         train=TrainSpec(**(TRAIN | (train or {}))),

@@ -1,0 +1,83 @@
+"""Tokens through their experts on one device: dispatch, experts, combine. Floor 1.
+
+Axes: T tokens, K experts of a token, E experts, D model.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+from jaxtyping import Array, Bool, Float, Int
+
+from deepseek_jax.ops import dispatch, experts, grouped_matmul
+from deepseek_jax.ops.experts import ExpertWeights
+from deepseek_jax.ops.routing import Routing
+
+
+class MoeOutput(NamedTuple):
+    """Answers [T, D], zero for padding, and the assignments that were dropped []."""
+
+    x: Float[Array, "T D"]
+    num_dropped: Int[Array, ""]
+
+
+# (tokens [T, D], token_mask [T], routing, weights) -> MoeOutput. An expert id of E, the number
+# of matrices in `weights`, is no assignment.
+Moe = Callable[
+    [Float[Array, "T D"], Bool[Array, " T"], Routing, ExpertWeights],
+    MoeOutput,
+]
+
+
+def dropless(*, num_assignments: int) -> Moe:
+    """Every assignment is computed.
+
+    Args:
+      num_assignments: about how many there will be; chooses the size of a block and changes no
+        result.
+    """
+
+    def moe(
+        tokens: Float[Array, "T D"],
+        token_mask: Bool[Array, " T"],
+        routing: Routing,
+        weights: ExpertWeights,
+    ) -> MoeOutput:
+        num_experts = weights.gate.shape[0]
+        block_rows = grouped_matmul.block_rows_for(num_assignments, num_experts)
+        plan = dispatch.dropless_plan(
+            routing.expert_ids, token_mask, num_experts=num_experts, block_rows=block_rows
+        )
+        rows = experts.swiglu_dropless(
+            dispatch.dispatch(tokens, plan), weights, plan.group_sizes, block_rows=block_rows
+        )
+        return MoeOutput(dispatch.combine(rows, routing.weights, plan), plan.num_dropped)
+
+    return moe
+
+
+def capacity(*, num_assignments: int, factor: float) -> Moe:
+    """Each expert takes `factor` times its share of the assignments; the rest is dropped.
+
+    Args:
+      num_assignments: expected number, of which E experts have equal shares.
+      factor: dimensionless, at least 1.
+    """
+
+    def moe(
+        tokens: Float[Array, "T D"],
+        token_mask: Bool[Array, " T"],
+        routing: Routing,
+        weights: ExpertWeights,
+    ) -> MoeOutput:
+        num_experts = weights.gate.shape[0]
+        plan = dispatch.capacity_plan(
+            routing.expert_ids,
+            token_mask,
+            num_experts=num_experts,
+            capacity=math.ceil(factor * num_assignments / num_experts),
+        )
+        rows = experts.swiglu_capacity(dispatch.dispatch(tokens, plan), weights)
+        return MoeOutput(dispatch.combine(rows, routing.weights, plan), plan.num_dropped)
+
+    return moe
