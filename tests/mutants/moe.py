@@ -200,8 +200,8 @@ MUTANTS = (
     _mutant(
         _DISPATCH,
         "padding counted as dropped",
-        "jnp.sum(token_mask, dtype=jnp.int32) * top_k",
-        "jnp.int32(num_tokens * top_k)",
+        "dropped = (owners < num_experts) & (rank >= capacity)",
+        "dropped = (rank >= capacity)",
         "test_padding_takes_no_seat_and_is_not_dropped",
     ),
     _mutant(
@@ -285,15 +285,15 @@ MUTANTS = (
     _mutant(
         _GROUPED,
         "last block left out",
-        "fori_loop(0, num_used, step, jnp.zeros(",
-        "fori_loop(0, num_used - 1, step, jnp.zeros(",
+        "fori_loop(0, num_used, step, varying.like(zeros",
+        "fori_loop(0, num_used - 1, step, varying.like(zeros",
         "test_by_hand",
     ),
     _mutant(
         _GROUPED,
         "blocks behind the last group multiplied",
-        "fori_loop(0, num_used, step, jnp.zeros(",
-        "fori_loop(0, blocks.shape[0], step, jnp.zeros(",
+        "fori_loop(0, num_used, step, varying.like(zeros",
+        "fori_loop(0, blocks.shape[0], step, varying.like(zeros",
         "test_rows_behind_the_last_group_neither_answer_nor_teach",
     ),
     _mutant(
