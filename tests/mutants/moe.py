@@ -201,7 +201,7 @@ MUTANTS = (
         _DISPATCH,
         "padding counted as dropped",
         "dropped = (owners < num_experts) & (rank >= capacity)",
-        "dropped = (rank >= capacity)",
+        "dropped = ~kept",
         "test_padding_takes_no_seat_and_is_not_dropped",
     ),
     _mutant(
