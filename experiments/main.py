@@ -3,20 +3,23 @@
 Run: python -m experiments.main --config=experiments/configs/laptop.py --workdir=runs/laptop \
        --config.model.num_experts=64
 
-The same command on a directory with a checkpoint goes on from there. Exit codes: 0 when the
-run is finished, or was stopped by SIGTERM and saved; 130 when it was stopped by Ctrl-C and
-saved; 2 for bad settings; 1 for anything else.
+The same command on a directory with a checkpoint goes on from there. With --distributed, the
+same command on every host is one run (docs/cloud.md). Exit codes: 0 when the run is finished, or
+was stopped by SIGTERM and saved; 130 when it was stopped by Ctrl-C and saved; 2 for bad settings;
+1 for anything else.
 """
 
 import pathlib
 import sys
+from collections.abc import Callable
 
+import jax
 from rich import console as rich_console
 
 from deepseek_jax.core import accounting
 from deepseek_jax.core.run_spec import RunSpec
-from deepseek_jax.training import interrupt, loop
-from experiments import settings
+from deepseek_jax.training import hosts, interrupt, loop
+from experiments import processes, settings
 
 
 def main(run_spec: RunSpec, workdir: pathlib.Path) -> None:
@@ -27,11 +30,38 @@ def main(run_spec: RunSpec, workdir: pathlib.Path) -> None:
         flops_per_token=accounting.training_flops(
             run_spec.model, length=run_spec.data.sequence_length
         ),
-        console=rich_console.Console(),
+        console=rich_console.Console(quiet=not hosts.is_first()),
     )
     if outcome.stopped_by is not None:
         sys.exit(interrupt.exit_code(outcome.stopped_by))
 
 
+def start(run_spec: RunSpec, workdir: pathlib.Path) -> None:
+    """`main` in one process or in several, of which none outlives the others."""
+    try:
+        main(run_spec, workdir)
+    except SystemExit:
+        processes.leave()
+        raise
+    except BaseException as error:
+        if jax.process_count() == 1:
+            raise
+        processes.end_all(error)
+    processes.leave()
+
+
+def run_spec_flags() -> Callable[[], RunSpec]:
+    """Defines the flags of a run; returns what reads its settings, which fit all its devices."""
+    join, config = processes.join_flags(), settings.config_flag()
+
+    def read() -> RunSpec:
+        run_spec = config()
+        join()
+        hosts.layout_for(run_spec)
+        return run_spec
+
+    return read
+
+
 if __name__ == "__main__":
-    settings.run_app(main, settings.config_flag(), settings.workdir_flag())
+    settings.run_app(start, run_spec_flags(), settings.workdir_flag())

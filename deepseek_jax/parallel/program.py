@@ -110,8 +110,11 @@ def _runs(text: str, computations: dict[str, list[str]]) -> dict[str, int | None
 
 def _parsed(line: str, match: re.Match[str], *, num_runs: int) -> Collective:
     shapes = [(kind, sizes) for kind, sizes in _SHAPE.findall(match[1])]
-    if "-start(" in line and len(shapes) > 1:  # (operands, results)
-        shapes = shapes[len(shapes) // 2 :]
+    # A transfer that is started and awaited apart: (operands, results, u32[] contexts), but the
+    # results alone where it is a sum.
+    if "-start(" in line and match[2] != "all-reduce":
+        arrays = [shape for shape in shapes if shape != ("u32", "")]
+        shapes = arrays[len(arrays) // 2 :]
     scope = re.search(r'op_name="([^"]*)"', line)
     return Collective(
         kind=match[2],

@@ -21,7 +21,7 @@ import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
 from deepseek_jax.training import hosts, manifest
-from deepseek_jax.training.optimizer import parameter_name
+from deepseek_jax.training.parameter_groups import parameter_name
 from deepseek_jax.training.state import TrainState
 
 _LOG = logging.getLogger(__name__)

@@ -22,6 +22,7 @@ from deepseek_jax.training import (
     interrupt,
     metrics,
     optimizer,
+    parameter_groups,
     progress,
     state,
     step,
@@ -121,8 +122,12 @@ class _Run:
         self._layout = layout = hosts.layout_for(run_spec)
         is_cut = layout.mesh.size > 1
         model = Decoder(run_spec.model)
-        transform = optimizer.make_optimizer(run_spec.optimizer, num_steps=spec.num_steps)
         length = run_spec.data.sequence_length
+        transform = optimizer.make_optimizer(
+            run_spec.optimizer,
+            num_steps=spec.num_steps,
+            placement=state.parameter_placement(model, sequence_length=length, mesh=layout.mesh),
+        )
         abstract = state.abstract(model, transform, sequence_length=length, mesh=layout.mesh)
         self._train_step = step.make_train_step(
             Decoder(run_spec.model, layout if is_cut else None).apply,
@@ -156,7 +161,7 @@ class _Run:
             return state.initial_state(model, transform, key, sequence_length=length)
 
         self._names = [
-            optimizer.parameter_name(path)
+            parameter_groups.parameter_name(path)
             for path, _ in jax.tree_util.tree_leaves_with_path(abstract.params)
         ]
         restored = self._checkpoints.restore(abstract, step=spec.restore_step)

@@ -1,16 +1,17 @@
 """The training state: everything that a step changes. Floor 5."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, Key, PyTree
 
 from deepseek_jax.parallel import rules
-from deepseek_jax.training.optimizer import parameter_name
+from deepseek_jax.training.parameter_groups import parameter_name
 
 
 class TrainState(NamedTuple):
@@ -54,45 +55,66 @@ def initial_state(
     return TrainState(jnp.int32(0), params, balance, optimizer.init(params), state_key)
 
 
+def parameter_placement(
+    model: nn.Module, *, sequence_length: int, mesh: Mesh | AbstractMesh
+) -> dict[str, NamedSharding]:
+    """How each parameter, by its dotted name, lies on a mesh: as the rules cut its axes.
+
+    Args:
+      model: as for `initial_state`.
+      sequence_length: as for `initial_state`.
+      mesh: of one device or many; an abstract one has no devices.
+
+    Raises:
+      ValueError: a parameter that names an axis the rules do not have.
+    """
+    row = jnp.zeros((1, sequence_length), jnp.int32)
+    boxed = jax.eval_shape(
+        lambda key: model.init(key, row, document_ids=row + 1, positions=row)["params"],
+        jax.random.key(0),
+    )
+    names = jax.tree_util.tree_leaves_with_path(
+        nn.get_partition_spec(boxed), is_leaf=lambda leaf: isinstance(leaf, PartitionSpec)
+    )
+    return {
+        parameter_name(path): NamedSharding(mesh, rules.partition_spec(tuple(axes)))
+        for path, axes in names
+    }
+
+
 def abstract(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
     *,
     sequence_length: int,
-    mesh: Mesh,
+    mesh: Mesh | AbstractMesh,
 ) -> TrainState:
     """Shape, dtype and placement of every array of a state; nothing is allocated.
 
-    Parameters lie as the rules cut their logical axes, the optimizer's moments as the
-    parameters that they are of; numbers, lists of numbers, keys and choice biases are whole on
-    every device.
+    The optimizer's moments lie as the parameters that they are of; numbers, keys and choice
+    biases are whole on every device.
 
     Args:
       model: as for `initial_state`.
       optimizer: as for `initial_state`.
       sequence_length: as for `initial_state`.
-      mesh: of one device or many.
+      mesh: of one device or many; an abstract one has no devices.
 
     Raises:
       ValueError: a parameter that names an axis the rules do not have, or an array of the
-        optimizer with several axes that is none of a parameter's.
+        optimizer that is none of a parameter's.
     """
-    key = jax.random.key(0)
-    row = jnp.zeros((1, sequence_length), jnp.int32)
-    boxed = jax.eval_shape(
-        lambda key: model.init(key, row, document_ids=row + 1, positions=row)["params"], key
-    )
-    names = jax.tree_util.tree_leaves_with_path(
-        nn.get_partition_spec(boxed), is_leaf=lambda leaf: isinstance(leaf, PartitionSpec)
-    )
-    specs = {parameter_name(path): rules.partition_spec(tuple(axes)) for path, axes in names}
+    placement = parameter_placement(model, sequence_length=sequence_length, mesh=mesh)
+    whole = NamedSharding(mesh, PartitionSpec())
     state = jax.eval_shape(
-        lambda key: initial_state(model, optimizer, key, sequence_length=sequence_length), key
+        lambda key: initial_state(model, optimizer, key, sequence_length=sequence_length),
+        jax.random.key(0),
     )
 
     def placed(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        spec = _spec_of(parameter_name(path), leaf, specs)
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec))
+        owner = _owner(parameter_name(path), leaf, placement)
+        sharding = whole if owner is None else placement[owner]
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
     return jax.tree_util.tree_map_with_path(placed, state)
 
@@ -102,15 +124,13 @@ def shardings(abstract_state: TrainState) -> TrainState:
     return jax.tree.map(lambda leaf: leaf.sharding, abstract_state)
 
 
-def _spec_of(
-    name: str, leaf: jax.ShapeDtypeStruct, specs: dict[str, PartitionSpec]
-) -> PartitionSpec:
-    """The spec of the parameter that an array of the state is, or is a moment of."""
-    field = name.partition(".")[0]
-    if field in ("params", "opt_state"):
-        owners = [spec for parameter, spec in specs.items() if name.endswith(f".{parameter}")]
-        if len(owners) == 1:
-            return owners[0]
-        if leaf.ndim > 1:
-            raise ValueError(f"{name} {leaf.shape} is no array of a parameter; how is it cut?")
-    return PartitionSpec()
+def _owner(name: str, leaf: jax.ShapeDtypeStruct, parameters: Iterable[str]) -> str | None:
+    """The parameter that an array of the state is, or is a moment of; None for other arrays."""
+    if name.partition(".")[0] not in ("params", "opt_state"):
+        return None
+    owners = [parameter for parameter in parameters if name.endswith(f".{parameter}")]
+    if len(owners) == 1:
+        return owners[0]
+    if leaf.ndim > 0:
+        raise ValueError(f"{name} {leaf.shape} is no array of a parameter; how is it cut?")
+    return None

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from deepseek_jax.core.run_spec import OptimizerSpec
-from deepseek_jax.training import optimizer
+from deepseek_jax.training import optimizer, parameter_groups
 from tests import tolerances
 
 ADAMW = OptimizerSpec(
@@ -81,7 +81,7 @@ def _nested(flat):
 
 def _flat(tree):
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {optimizer.parameter_name(path): leaf for path, leaf in leaves}
+    return {parameter_groups.parameter_name(path): leaf for path, leaf in leaves}
 
 
 def _normal(seed):
@@ -98,7 +98,7 @@ def _first_update(spec, params, gradients):
 
 @pytest.mark.parametrize("name", GROUPS)
 def test_groups_by_name(name):
-    assert optimizer.parameter_group(name) == GROUPS[name]
+    assert parameter_groups.parameter_group(name) == GROUPS[name]
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_groups_by_name(name):
 )
 def test_an_unknown_parameter_is_an_error(name):
     with pytest.raises(ValueError, match=name):
-        optimizer.parameter_group(name)
+        parameter_groups.parameter_group(name)
 
 
 def test_schedule_by_hand():

@@ -8,7 +8,7 @@ import pytest
 
 from deepseek_jax.nn.model import ModelOutput
 from deepseek_jax.ops.balance import RouterStats
-from deepseek_jax.training import finite, optimizer, state, step
+from deepseek_jax.training import finite, optimizer, parameter_groups, state, step
 from tests import tolerances
 from tests.training.optimizer_test import ADAMW
 
@@ -154,7 +154,7 @@ def test_a_non_finite_step_is_not_applied_and_is_named(part, first, num_microbat
     bad["tokens"][3, 0] = BAD_TOKEN
     expected, good_metrics = _steps(num_microbatches, [good], apply=_poisoned(part))
     names = [
-        optimizer.parameter_name(path)
+        parameter_groups.parameter_name(path)
         for path, _ in jax.tree_util.tree_leaves_with_path(expected.params)
     ]
     finite.check(jax.device_get(good_metrics), step=1, parameter_names=names)
