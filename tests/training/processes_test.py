@@ -1,0 +1,192 @@
+"""One run of two processes, as on two hosts: equal to one process, and ended together."""
+
+import json
+import os
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from deepseek_jax.training import checkpoint
+from experiments import settings
+from tests import tolerances
+from tests.training import kill_config, loop_test, tiny
+
+pytestmark = pytest.mark.slow
+
+ROOT = pathlib.Path(__file__).parents[2]
+TIME_LIMIT = 300.0  # seconds for one run, only so that a hang ends
+MESH = {"mesh.data": 2, "mesh.expert": 2, "train.num_microbatches": 1}
+LOST = re.compile("another process was lost|another task died")
+# What a process reads of a batch of 8 rows, and the devices that it puts them on.
+PART = """
+import sys
+import jax, numpy as np
+from absl import app
+from deepseek_jax.core.mesh_spec import MeshSpec
+from deepseek_jax.data import batches, rows
+from deepseek_jax.parallel import layout, placement
+from experiments import processes
+def main(argv):
+    join()
+    spec = MeshSpec(data=2, expert=2, model=1, exchange="exact", rows_factor=0.0)
+    mesh = layout.make(spec, jax.devices())
+    part = placement.local_part(mesh, num_rows=8)
+    data = rows.Rows(*(np.arange(16, dtype=np.int32)[:, None],) * 5)
+    read = next(batches.TrainBatches(data, batch_size=8, seed=1, part=part))
+    whole = placement.put_rows(mesh, read, part, num_rows=8)["tokens"]
+    everything = next(batches.TrainBatches(data, batch_size=8, seed=1))["tokens"]
+    for shard in whole.addressable_shards:
+        assert (shard.data == everything[shard.index]).all()
+    print("read", part.tolist(), read["tokens"].shape)
+    processes.leave()
+join = processes.join_flags()
+app.run(main)
+"""
+
+
+def _free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _start(program, log, cache, *, num_devices, more=()):
+    """A process with so many devices, whose output goes to `log`."""
+    environment = dict(os.environ) | {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices}",
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+    with log.open("w") as file:
+        return subprocess.Popen(
+            [sys.executable, *program, *more], cwd=ROOT, env=environment, stdout=file, stderr=file
+        )
+
+
+def _start_two(program, directory, name):
+    where = f"--coordinator=127.0.0.1:{_free_port()}"
+    return [
+        _start(
+            program,
+            directory / f"{name}.{number}.log",
+            directory / f"cache{number}",
+            num_devices=2,
+            more=["--distributed", where, "--num_processes=2", f"--process_id={number}"],
+        )
+        for number in (0, 1)
+    ]
+
+
+def _training(directory, name):
+    overrides = [f"--config.{key}={value}" for key, value in MESH.items()]
+    return [
+        *("-m", "experiments.main", "--config=tests/training/kill_config.py"),
+        f"--workdir={directory / name}",
+        f"--config.data.path={directory / 'texts'}",
+        *overrides,
+    ]
+
+
+def _logs(directory, name):
+    return [(directory / f"{name}.{number}.log").read_text() for number in (0, 1)]
+
+
+def _finish(processes, directory, name):
+    """Waits for both to end well."""
+    codes = [process.wait(TIME_LIMIT) for process in processes]
+    assert codes == [0, 0], _logs(directory, name)
+
+
+def _kill_when_saved(processes, workdir, victim, number):
+    """Sends one a signal a little after a checkpoint was finished; returns both exit codes."""
+    limit = time.monotonic() + TIME_LIMIT
+    while not checkpoint.finished_steps(workdir / "checkpoints"):
+        assert all(process.poll() is None for process in processes)
+        assert time.monotonic() < limit
+        time.sleep(0.01)
+    time.sleep(0.5)
+    processes[victim].send_signal(number)
+    return [process.wait(TIME_LIMIT) for process in processes]
+
+
+def _compare(directory, name):
+    config = kill_config.get_config()
+    config.data.path = str(directory / "texts")
+    config.update_from_flattened_dict(MESH)
+    spec = settings.freeze(config)
+    loop_test.assert_same_run(directory / name, directory / "whole", spec)
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    """A place with texts, and with an uninterrupted run of two processes in `whole`."""
+    place = tmp_path_factory.mktemp("processes")
+    tiny.write_corpus(place / "texts")
+    _finish(_start_two(_training(place, "whole"), place, "whole"), place, "whole")
+    return place
+
+
+def test_each_process_reads_its_own_rows(tmp_path):
+    processes = _start_two(["-c", PART], tmp_path, "part")
+    _finish(processes, tmp_path, "part")
+    first, second = (re.findall(r"read (.*)", log)[0] for log in _logs(tmp_path, "part"))
+    assert first == "[0, 1, 2, 3] (4, 1)"
+    assert second == "[4, 5, 6, 7] (4, 1)"
+
+
+def test_two_processes_equal_one(directory):
+    one = _start(
+        _training(directory, "one"),
+        directory / "one.log",
+        directory / "cache",
+        num_devices=4,
+    )
+    assert one.wait(TIME_LIMIT) == 0, (directory / "one.log").read_text()
+    alone, together = (loop_test._lines(directory / name) for name in ("one", "whole"))
+    assert [line["step"] for line in alone] == [line["step"] for line in together]
+    for key in ("loss", "gradient_norm", "heldout_loss"):
+        values = [[line[key] for line in lines if key in line] for lines in (alone, together)]
+        np.testing.assert_allclose(*values, **tolerances.LAYER_F32)
+    record = json.loads((directory / "whole" / "record.json").read_text())["made_with"]
+    assert (record["num_devices"], record["num_processes"]) == (4, 2)
+
+
+def test_one_process_writes(directory):
+    first, second = _logs(directory, "whole")
+    assert "step 60/60  loss" in first
+    assert "step" not in second
+    lines = (directory / "whole" / "metrics.jsonl").read_text().splitlines()
+    assert len(lines) == 18  # 60 / 4 lines of training, 60 / 20 of evaluation, each once
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_lost_process_ends_both_and_all_go_on(directory, victim):
+    name = f"lost{victim}"
+    processes = _start_two(_training(directory, name), directory, name)
+    codes = _kill_when_saved(processes, directory / name, victim, signal.SIGKILL)
+    assert codes[victim] == -signal.SIGKILL and codes[1 - victim] not in (0, 2)
+    assert LOST.search(_logs(directory, name)[1 - victim])
+    _finish(_start_two(_training(directory, name), directory, name), directory, name)
+    assert "going on from step" in _logs(directory, name)[0]
+    _compare(directory, name)
+
+
+def test_sigterm_to_one_stops_both_at_the_same_step(directory):
+    name = "asked"
+    processes = _start_two(_training(directory, name), directory, name)
+    assert _kill_when_saved(processes, directory / name, 1, signal.SIGTERM) == [0, 0]
+    first, second = _logs(directory, name)
+    step = checkpoint.finished_steps(directory / name / "checkpoints")[-1]
+    assert f"stopped at step {step}" in first and step < 60
+    assert "SIGTERM: finishing the step" in second
+    _finish(_start_two(_training(directory, name), directory, name), directory, name)
+    _compare(directory, name)
