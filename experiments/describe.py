@@ -1,18 +1,21 @@
 """Prints what the model of a config file holds and costs; allocates nothing.
 
 Run: python -m experiments.describe --config=experiments/configs/r1_12b.py:top2
+     python -m experiments.describe --config=experiments/configs/r1_12b.py \
+       --config.mesh.expert=8 --config.mesh.data=8 --config.train.batch_size=256
+
+With a mesh it also prints the bytes of each of its devices and of each collective.
 """
 
 import dataclasses
 
-import rich.box
 import rich.console
 import rich.table
 
 from deepseek_jax.core import accounting
 from deepseek_jax.core.model_spec import ModelSpec
 from deepseek_jax.core.run_spec import RunSpec
-from experiments import settings
+from experiments import numbers, settings
 
 # What the article says of its model: 2% of the parameters, about 256 M, for each token.
 ARTICLE_SHARE_PERCENT = 2.0
@@ -32,24 +35,32 @@ def main(run_spec: RunSpec) -> None:
     """Prints the tables."""
     spec = run_spec.model
     console = rich.console.Console(highlight=False)
-    for table in (parameters_table(spec), memory_table(spec), flops_table(run_spec)):
+    shown = [parameters_table(spec), memory_table(spec), flops_table(run_spec)]
+    lines = sentences(spec)
+    if run_spec.mesh.num_devices > 1:
+        # Here, so that a model on one device is described without loading jax.
+        from experiments import mesh_tables
+
+        shown += mesh_tables.tables(run_spec)
+        lines += mesh_tables.sentences(run_spec)
+    for table in shown:
         console.print(table)
         console.print()
-    for sentence in sentences(spec):
+    for sentence in lines:
         console.print(f"- {sentence}")
 
 
 def parameters_table(spec: ModelSpec) -> rich.table.Table:
     """Parameters by part, and how many of them are active for a token."""
     count = accounting.count_parameters(spec)
-    table = _table("Parameters", "part", "total", "active per token")
+    table = numbers.table("Parameters", "part", "total", "active per token")
     for name, part in count.parts.items():
         if part.total:
             label = "feed-forward" if name == "experts" and spec.is_dense else _PART_NAMES[name]
             table.add_row(label, f"{part.total:,}", f"{part.active:,}")
     table.add_section()
     table.add_row("all", f"{count.total:,}", f"{count.active:,}", style="bold")
-    table.add_row("", human_count(count.total), human_count(count.active))
+    table.add_row("", numbers.human_count(count.total), numbers.human_count(count.active))
     table.add_row("share of the total", "", f"{100 * count.active_share:.1f}%")
     return table
 
@@ -58,48 +69,48 @@ def memory_table(spec: ModelSpec) -> rich.table.Table:
     """Bytes of the parameters and of one sequence's cache."""
     total = accounting.count_parameters(spec).total
     full = full_attention(spec)
-    table = _table("Memory", "", "float32", "bfloat16")
-    table.add_row("parameters", human_bytes(4 * total), human_bytes(2 * total))
+    table = numbers.table("Memory", "", "float32", "bfloat16")
+    table.add_row("parameters", numbers.human_bytes(4 * total), numbers.human_bytes(2 * total))
     for label, model in (
         (f"KV cache, {spec.context_length:,} tokens", spec),
         ("the same with full attention", full),
     ):
         cached = [accounting.cache_bytes(model, bytes_per_element=size) for size in (4, 2)]
-        table.add_row(label, *map(human_bytes, cached))
+        table.add_row(label, *map(numbers.human_bytes, cached))
     return table
 
 
 def flops_table(run_spec: RunSpec) -> rich.table.Table:
     """Operations for one token, generating and training; the last column is full attention."""
     spec, length = run_spec.model, run_spec.data.sequence_length
-    table = _table(
+    table = numbers.table(
         "FLOPs a token", "generating", "matrices", "attention", "summaries", "all", "if full"
     )
     last = spec.context_length - 1
     for position in sorted({0, spec.block_size - 1, last // 2, last}):
         here = accounting.forward_flops(spec, position=position)
         full = accounting.forward_flops(full_attention(spec), position=position)
-        row = [human_flops(flops) for flops in (*here, here.total, full.total)]
+        row = [numbers.human_flops(flops) for flops in (*here, here.total, full.total)]
         table.add_row(f"token {position + 1:,}", *row)
     table.add_section()
     mean = accounting.mean_forward_flops(spec, length=length)
-    trained = [human_flops(accounting.TRAINING_PASSES * flops) for flops in mean]
+    trained = [numbers.human_flops(accounting.TRAINING_PASSES * flops) for flops in mean]
     table.add_row(
         f"training, {length:,}",
         *trained,
-        human_flops(accounting.training_flops(spec, length=length)),
-        human_flops(accounting.training_flops(full_attention(spec), length=length)),
+        numbers.human_flops(accounting.training_flops(spec, length=length)),
+        numbers.human_flops(accounting.training_flops(full_attention(spec), length=length)),
     )
     recomputed = accounting.recomputed_flops(spec, length=length)
     if recomputed:
-        table.add_row("recomputed (remat)", "", "", "", human_flops(recomputed), "")
+        table.add_row("recomputed (remat)", "", "", "", numbers.human_flops(recomputed), "")
     return table
 
 
 def sentences(spec: ModelSpec) -> list[str]:
     """The conventions behind the tables, and what becomes of the article's claim."""
     count = accounting.count_parameters(spec)
-    other = f"{human_count(count.active_with_embedding)} with the whole table"
+    other = f"{numbers.human_count(count.active_with_embedding)} with the whole table"
     lines = [
         "Active: the input embedding is a lookup of one row, so its table does not count; "
         + (
@@ -116,8 +127,9 @@ def sentences(spec: ModelSpec) -> list[str]:
     share = 100 * count.active_share
     lines.append(
         f"Top-{spec.top_k} of {spec.num_experts} alone is {of_experts:.1f}% of the routed "
-        f"experts' weights; with all that every token visits, {human_count(count.active)} of "
-        f"{human_count(count.total)} are active, {share:.1f}%."
+        f"experts' weights; with all that every token visits, "
+        f"{numbers.human_count(count.active)} of {numbers.human_count(count.total)} are active, "
+        f"{share:.1f}%."
     )
     if of_experts > ARTICLE_SHARE_PERCENT:
         verdict = "cannot hold here: the chosen experts alone are more than that."
@@ -132,37 +144,6 @@ def sentences(spec: ModelSpec) -> list[str]:
 def full_attention(spec: ModelSpec) -> ModelSpec:
     """The same model with full causal attention."""
     return dataclasses.replace(spec, attention="full", num_summaries=0)
-
-
-def human_count(count: float) -> str:
-    """A count with its unit, e.g. "12.8 B" or "260.4 M"."""
-    return _scaled(count, 1000.0, ("", " k", " M", " B", " T"))
-
-
-def human_flops(count: float) -> str:
-    """Operations with their unit, e.g. "712.1 M" or "1.6 G"."""
-    return _scaled(count, 1000.0, ("", " k", " M", " G", " T"))
-
-
-def human_bytes(count: float) -> str:
-    """Bytes with a binary unit, e.g. "23.8 GiB"."""
-    return _scaled(count, 1024.0, (" B", " KiB", " MiB", " GiB", " TiB"))
-
-
-def _scaled(count: float, base: float, units: tuple[str, ...]) -> str:
-    for unit in units[:-1]:
-        if round(count, 1) < base:
-            return f"{count:.0f}{unit}" if unit == units[0] else f"{count:.1f}{unit}"
-        count /= base
-    return f"{count:.1f}{units[-1]}"
-
-
-def _table(title: str, first: str, *columns: str) -> rich.table.Table:
-    table = rich.table.Table(title=title, title_justify="left", box=rich.box.SIMPLE_HEAD)
-    table.add_column(first, no_wrap=True)
-    for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
-    return table
 
 
 if __name__ == "__main__":

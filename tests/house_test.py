@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from deepseek_jax.core import accounting
-from experiments import describe, settings
+from experiments import numbers, settings
 
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / "deepseek_jax"
@@ -222,8 +222,8 @@ def test_the_presets_in_the_readme_are_those_of_the_configs() -> None:
         spec = settings.freeze(settings.load_config(f"{CONFIGS / name}.py:{variant}")).model
         count = accounting.count_parameters(spec)
         assert written == [
-            describe.human_count(count.total),
-            describe.human_count(count.active),
+            numbers.human_count(count.total),
+            numbers.human_count(count.active),
             f"{100 * count.active_share:.1f}%",
             f"{spec.context_length:,}",
         ], name

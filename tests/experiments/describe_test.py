@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from experiments import describe, settings
+from experiments import describe, numbers, settings
 from tests import tiny
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -94,10 +94,10 @@ def test_short_contexts_have_a_table_too(variant):
     [(0, "0"), (999, "999"), (1000, "1.0 k"), (999_960, "1.0 M"), (12_762_624_384, "12.8 B")],
 )
 def test_counts_are_readable(count, text):
-    assert describe.human_count(count) == text
+    assert numbers.human_count(count) == text
 
 
 def test_bytes_have_binary_units():
-    assert describe.human_bytes(1023) == "1023 B"
-    assert describe.human_bytes(1024 * 1024) == "1.0 MiB"
-    assert describe.human_flops(25.3e9) == "25.3 G"
+    assert numbers.human_bytes(1023) == "1023 B"
+    assert numbers.human_bytes(1024 * 1024) == "1.0 MiB"
+    assert numbers.human_flops(25.3e9) == "25.3 G"

@@ -31,7 +31,7 @@ def choices(draw):
     ids = random.choice(np.stack(pool), num_tokens)  # few patterns: some destinations overflow
     mask = random.random(num_tokens) < draw(st.sampled_from([1.0, 0.7]))
     sizes = {"num_devices": num_devices, "experts_per_device": experts_per_device}
-    capacity = draw(st.sampled_from([1, 2, num_tokens]))
+    capacity = draw(st.sampled_from([max(1, num_tokens // 3), num_tokens]))
     return jnp.asarray(ids, jnp.int32), jnp.asarray(mask), sizes, capacity
 
 
