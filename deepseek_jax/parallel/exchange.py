@@ -5,8 +5,9 @@ live there. Axes: T tokens of one device, K experts of a token, P devices that t
 spread over, X experts of a device, C rows that a device sends to each destination, D model.
 """
 
+import functools
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import chex
 import jax.numpy as jnp
@@ -16,6 +17,8 @@ from jaxtyping import Array, Bool, Int, Int32
 from deepseek_jax.core.mesh_spec import MeshSpec
 from deepseek_jax.core.model_spec import ModelSpec
 from deepseek_jax.ops import dispatch
+
+_NUM_DRAWN = 8192
 
 
 class Exchange(NamedTuple):
@@ -109,8 +112,8 @@ def kept_reference(
 def rows_per_destination(mesh: MeshSpec, model: ModelSpec, *, num_tokens: int) -> int:
     """C, the rows that a device with `num_tokens` tokens keeps for each destination.
 
-    exact: one for every token. bounded: `rows_factor` times the expected number if all experts
-    were equally likely, and never more than exact.
+    exact: one for every token. bounded: `rows_factor` times the expected number, were no expert
+    liked better than others (`expected_visits`), and never more than exact.
     """
     if mesh.exchange == "exact":
         return num_tokens
@@ -119,37 +122,58 @@ def rows_per_destination(mesh: MeshSpec, model: ModelSpec, *, num_tokens: int) -
 
 
 def expected_visits(model: ModelSpec, *, num_devices: int) -> float:
-    """Devices that a token has experts on, on average, if all choices were equally likely.
+    """Devices that a token has experts on, on average, if no expert is liked better than others.
 
-    All sets of `top_groups` groups are taken as equally likely, and so are all sets of K of the
-    n experts in them. A device that holds x of these n is left out with the chance that all K
-    are among the other n - x:
+    Without a limit on groups all sets of K experts are equally likely, and a device of X is left
+    out with the chance that all K are among the other E - X:
 
-        visits = P * (1 - sum_x p(x) * binom(n - x, K) / binom(n, K))
+        visits = P * (1 - binom(E - X, K) / binom(E, K))
+
+    With a limit, groups are opened for the experts in them that score best, so that choices are
+    not even within open groups and no such form is known: then the router's own rule is applied
+    to independent normal logits, always the same ones, of enough tokens for an error of 0.5%.
 
     Args:
       model: the router's settings.
-      num_devices: P; divides E, and divides the number of groups or is a multiple of it.
+      num_devices: P; divides E.
     """
-    group_dim = model.num_experts // model.num_groups
-    num_open = model.top_groups * group_dim
     experts_per_device = model.num_experts // num_devices
-    if model.num_groups % num_devices == 0:  # whole groups on a device
-        groups_there = model.num_groups // num_devices
-        chances = {
-            open_there * group_dim: math.comb(groups_there, open_there)
-            * math.comb(model.num_groups - groups_there, model.top_groups - open_there)
-            / math.comb(model.num_groups, model.top_groups)
-            for open_there in range(min(groups_there, model.top_groups) + 1)
-        }
-    else:  # a part of one group
-        is_open = model.top_groups / model.num_groups
-        chances = {experts_per_device: is_open, 0: 1.0 - is_open}
-    left_out = sum(
-        chance * math.comb(num_open - there, model.top_k) / math.comb(num_open, model.top_k)
-        for there, chance in chances.items()
+    if model.top_groups == model.num_groups:
+        others = model.num_experts - experts_per_device
+        left_out = math.comb(others, model.top_k) / math.comb(model.num_experts, model.top_k)
+        return num_devices * (1.0 - left_out)
+    return _drawn_visits(
+        model.num_experts,
+        model.num_groups,
+        model.top_groups,
+        model.top_k,
+        model.router_scores,
+        num_devices,
     )
-    return num_devices * (1.0 - left_out)
+
+
+@functools.cache
+def _drawn_visits(
+    num_experts: int,
+    num_groups: int,
+    top_groups: int,
+    top_k: int,
+    kind: Literal["softmax", "sigmoid"],
+    num_devices: int,
+) -> float:
+    """The mean over `_NUM_DRAWN` tokens with independent normal logits, in numpy."""
+    logits = np.random.default_rng(0).normal(size=(_NUM_DRAWN, num_experts))
+    # A factor common to the experts of a token changes no choice, so that exp will do.
+    scores = np.exp(logits) if kind == "softmax" else 1.0 / (1.0 + np.exp(-logits))
+    grouped = np.sort(scores.reshape(_NUM_DRAWN, num_groups, -1), axis=-1)
+    best = grouped[..., -2:].sum(axis=-1)
+    closed = np.argsort(best, axis=-1)[:, : num_groups - top_groups]
+    is_open = np.ones((_NUM_DRAWN, num_groups), bool)
+    np.put_along_axis(is_open, closed, False, axis=-1)
+    allowed = np.repeat(is_open, num_experts // num_groups, axis=-1)
+    ids = np.argsort(np.where(allowed, -scores, np.inf), axis=-1)[:, :top_k]
+    owners = np.sort(ids // (num_experts // num_devices), axis=-1)
+    return float(np.mean(1 + np.sum(np.diff(owners, axis=-1) > 0, axis=-1)))
 
 
 def _first_on_device(owners: Int32[Array, "T K"]) -> Int32[Array, "T K"]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 from jaxtyping import Array
 
@@ -47,8 +48,10 @@ def make(spec: MeshSpec, devices: Sequence[jax.Device]) -> Layout:
     chosen = list(devices[: spec.num_devices])
     auto = (AxisType.Auto,) * len(shape)
     if chosen[0].platform == "tpu":
-        return Layout(spec, jax.make_mesh(shape, rules.AXES, axis_types=auto, devices=chosen))
-    grid = np.array(chosen, dtype=object).reshape(shape)
+        # A mesh axis may take a part of one of the torus' axes: some slices have no other way.
+        grid = mesh_utils.create_device_mesh(shape, chosen, allow_split_physical_axes=True)
+    else:
+        grid = np.array(chosen, dtype=object).reshape(shape)
     return Layout(spec, Mesh(grid, rules.AXES, axis_types=auto))
 
 

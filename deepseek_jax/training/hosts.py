@@ -4,7 +4,8 @@ One process is the first: it alone claims the run directory, writes logs and man
 decides which checkpoint is taken. All of them see one shared file system.
 """
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -55,6 +56,28 @@ def number_of_first(number: int | None) -> int | None:
     given = np.int64(none if number is None else number)
     agreed = int(multihost_utils.broadcast_one_to_all(given))
     return None if agreed == none else agreed
+
+
+def check_same(fingerprints: Mapping[str, str]) -> None:
+    """Raises unless every process gives the same text for each name.
+
+    Raises:
+      ValueError: names the processes that differ from the first one, and in what.
+    """
+    if jax.process_count() == 1:
+        return
+    digests = [hashlib.sha256(text.encode()).digest() for text in fingerprints.values()]
+    mine = np.frombuffer(b"".join(digests), np.uint8).reshape(len(digests), -1)
+    everyone = np.asarray(multihost_utils.process_allgather(mine))
+    differs = np.any(everyone != everyone[:1], axis=-1)
+    wrong = [
+        f"process {process} has another {name}"
+        for process, row in enumerate(differs)
+        for name, is_other in zip(fingerprints, row, strict=True)
+        if is_other
+    ]
+    if wrong:
+        raise ValueError(f"{', '.join(wrong)} than process 0: all need the same")
 
 
 class Stop:

@@ -102,8 +102,17 @@ def begin(directory: pathlib.Path, run_spec: RunSpec, data: TextData) -> None:
 
     Called when everything has been built, so that settings that were refused leave no trace.
     The first process writes, when all have looked whether the run has begun.
+
+    Raises:
+      ValueError: processes of the run have other settings, texts or tokenizers.
     """
-    hosts.wait_for_all("a run begins")
+    hosts.check_same(
+        {
+            "settings": json.dumps(dataclasses.asdict(run_spec), sort_keys=True),
+            "corpus": data.record.sha256,
+            "tokenizer": data.tokenizer.sha256,
+        }
+    )
     if not hosts.is_first() or _has_begun(directory):
         return
     data.tokenizer.save(directory / "tokenizer.json")

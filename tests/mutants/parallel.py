@@ -13,6 +13,7 @@ _MOE = "deepseek_jax/ops/moe.py"
 
 _ON_EIGHT = "test_exact_equals_the_reference[2x2x2]"
 _VISITS = "test_expected_visits_are_the_mean_over_all_choices"
+_ROUTED = "test_expected_visits_are_those_of_the_router_where_groups_are_limited"
 
 
 def _mutant(path: str, name: str, snippet: str, replacement: str, *tests: str) -> Mutant:
@@ -109,22 +110,15 @@ MUTANTS = (
     _mutant(
         _EXCHANGE,
         "closed groups may be chosen from",
-        "num_open = model.top_groups * group_dim",
-        "num_open = model.num_experts",
-        _VISITS,
+        "np.argsort(np.where(allowed, -scores, np.inf), axis=-1)",
+        "np.argsort(-scores, axis=-1)",
+        f"{_ROUTED}[(32, 8, 2, 4)-8-softmax]",
     ),
     _mutant(
         _EXCHANGE,
-        "each group open by itself",
-        "* math.comb(model.num_groups - groups_there, model.top_groups - open_there)",
-        "* math.comb(model.num_groups, model.top_groups - open_there)",
-        _VISITS,
-    ),
-    _mutant(
-        _EXCHANGE,
-        "a part of a group always open",
-        "is_open = model.top_groups / model.num_groups",
-        "is_open = 1.0",
+        "one expert a device where there are more",
+        "others = model.num_experts - experts_per_device",
+        "others = model.num_experts - 1",
         _VISITS,
     ),
     _mutant(

@@ -7,6 +7,7 @@ import math
 import chex
 import hypothesis
 import hypothesis.strategies as st
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -152,30 +153,57 @@ def model(num_experts, num_groups, top_groups, top_k):
     )
 
 
-# (E, groups, open groups, K), and every P that fits: whole groups, a group, parts of a group
-VISITS = [
-    ((8, 4, 2, 2), (1, 2, 4, 8)),
-    ((8, 4, 2, 4), (1, 2, 4, 8)),
-    ((12, 6, 3, 4), (1, 2, 3, 6, 12)),
-    ((12, 3, 2, 5), (1, 3, 6, 12)),
+# (E, groups, open groups, K), and every P that fits
+EVEN = [
+    ((8, 4, 4, 2), (1, 2, 4, 8)),
+    ((12, 6, 6, 4), (1, 2, 3, 6, 12)),
+    ((12, 3, 3, 5), (1, 3, 6, 12)),
     ((8, 1, 1, 3), (1, 2, 4, 8)),
-    ((6, 3, 1, 2), (1, 3, 6)),
+]
+# whole groups on a device, a group, parts of a group; groups that hardly limit, and that do
+LIMITED = [
+    ((16, 4, 2, 4), (2, 4, 8)),
+    ((32, 8, 4, 4), (8, 16)),
+    ((32, 8, 2, 4), (4, 8, 16)),
+    ((64, 8, 3, 8), (8,)),
 ]
 
 
-@pytest.mark.parametrize(
-    ("settings", "num_devices"), [(settings, p) for settings, ps in VISITS for p in ps], ids=str
-)
+def spread(cases):
+    return [(settings, num_devices) for settings, fitting in cases for num_devices in fitting]
+
+
+@pytest.mark.parametrize(("settings", "num_devices"), spread(EVEN), ids=str)
 def test_expected_visits_are_the_mean_over_all_choices(settings, num_devices):
-    num_experts, num_groups, top_groups, top_k = settings
-    group_dim = num_experts // num_groups
-    counts = []
-    for groups in itertools.combinations(range(num_groups), top_groups):
-        there = [e for e in range(num_experts) if e // group_dim in groups]
-        for chosen in itertools.combinations(there, top_k):
-            counts.append(len({e // (num_experts // num_devices) for e in chosen}))
+    num_experts, _, _, top_k = settings
+    counts = [
+        len({e // (num_experts // num_devices) for e in chosen})
+        for chosen in itertools.combinations(range(num_experts), top_k)
+    ]
     visits = exchange.expected_visits(model(*settings), num_devices=num_devices)
     assert math.isclose(visits, np.mean(counts), rel_tol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+@pytest.mark.parametrize(("settings", "num_devices"), spread(LIMITED), ids=str)
+def test_expected_visits_are_those_of_the_router_where_groups_are_limited(
+    settings, num_devices, kind
+):
+    num_experts, num_groups, top_groups, top_k = settings
+    logits = jax.random.normal(jax.random.key(1), (20_000, num_experts))
+    chosen = routing.top_k_routing(
+        routing.router_scores(logits, kind=kind),
+        top_k=top_k,
+        num_groups=num_groups,
+        top_groups=top_groups,
+    )
+    owners = np.sort(np.asarray(chosen.expert_ids) // (num_experts // num_devices), axis=-1)
+    counts = 1 + (np.diff(owners, axis=-1) > 0).sum(-1)
+    spec = dataclasses.replace(model(*settings), router_scores=kind)
+    visits = exchange.expected_visits(spec, num_devices=num_devices)
+    error = counts.std() * math.sqrt(1 / 8192 + 1 / counts.size)
+    assert abs(visits - counts.mean()) <= 4 * error + 1e-12
+    assert visits <= min(top_k, num_devices)
 
 
 def test_expected_visits_by_hand():

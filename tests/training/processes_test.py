@@ -143,6 +143,24 @@ def test_each_process_reads_its_own_rows(tmp_path):
     assert second == "[4, 5, 6, 7] (4, 1)"
 
 
+def test_another_text_on_one_host_is_an_error(directory):
+    name, other = "texts_differ", directory / "other"
+    tiny.write_corpus(other)
+    (other / "7.txt").write_text("Another text.")
+    processes = []
+    where = f"--coordinator=127.0.0.1:{_free_port()}"
+    for number, texts in enumerate((directory / "texts", other)):
+        more = ["--distributed", where, "--num_processes=2", f"--process_id={number}"]
+        program = [*_training(directory, name), f"--config.data.path={texts}"]
+        log, cache = directory / f"{name}.{number}.log", directory / f"cache{number}"
+        processes.append(_start(program, log, cache, num_devices=2, more=more))
+    codes = [process.wait(TIME_LIMIT) for process in processes]
+    assert 0 not in codes
+    expected = "process 1 has another settings, process 1 has another corpus"
+    assert any(expected in log for log in _logs(directory, name))
+    assert not (directory / name / "config.json").exists()
+
+
 def test_two_processes_equal_one(directory):
     one = _start(
         _training(directory, "one"),
