@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PYTEST := tools/pytest.sh $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo check test test-slow clean
+.PHONY: help env demo check test test-slow notebooks clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -32,6 +32,9 @@ test-slow: env  ## kills, mutants, and the fast tests on Python 3.11 and 3.12, j
 	    || tools/test_on_python.sh 3.11 0.10.2
 	tools/test_on_python.sh 3.12 0.11.2
 	tools/test_on_python.sh 3.12 '0.12.*'
+
+notebooks: env  ## execute the notebooks from top to bottom, keeping what they show
+	$(BIN)/python tools/notebooks.py
 
 clean:  ## remove environments and caches, not runs/
 	rm -rf .venv .venv-* build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .cache

@@ -12,6 +12,12 @@ TESTS = [
     "pytest-xdist>=3.8",
 ]
 
+NOTEBOOKS = [
+    "ipykernel>=7.0",
+    "nbclient>=0.10",
+    "nbformat>=5.10",
+]
+
 setuptools.setup(
     name="deepseek_jax",
     version="0.1.0",
@@ -38,8 +44,8 @@ setuptools.setup(
     extras_require={
         "cuda": ["jax[cuda13]>=0.10.2,<0.13"],
         "tpu": ["jax[tpu]>=0.10.2,<0.13"],
-        "notebooks": ["jupyterlab>=4.4", "nbformat>=5.11"],
+        "notebooks": [*NOTEBOOKS, "jupyterlab>=4.4"],
         "tests": TESTS,
-        "dev": [*TESTS, "mypy>=2.4", "ruff>=0.17.6,<0.18"],
+        "dev": [*TESTS, *NOTEBOOKS, "mypy>=2.4", "ruff>=0.17.6,<0.18"],
     },
 )

@@ -15,6 +15,7 @@ from deepseek_jax.core.model_spec import ModelSpec
 from deepseek_jax.parallel import exchange, rules
 
 Kind = Literal["all-to-all", "all-gather", "reduce-scatter", "all-reduce"]
+_STORED_BYTES = 4
 _ID_BYTES = 4
 _WEIGHT_BYTES = 4
 
@@ -124,13 +125,16 @@ def _dense_matrices(model: ModelSpec, mesh: MeshSpec) -> list[Transfer]:
     cut = count.attention.total + count.shared_experts.total
     cut += count.experts.total if model.is_dense else 0
     num_bytes = cut // model.num_layers // mesh.model * _element_bytes(model)
-    num_bytes += count.router.total // model.num_layers * 4
+    num_bytes += count.router.total // model.num_layers * _STORED_BYTES
     return _gathered("matrices of layers", mesh, num_bytes, 2 * model.num_layers, model.num_layers)
 
 
 def _ends(model: ModelSpec, mesh: MeshSpec, tokens: int) -> list[Transfer]:
-    """The head, gathered; and the table, whose columns stay: all tokens come to each device."""
-    head = model.vocab_size * model.model_dim // mesh.model * _element_bytes(model)
+    """The head, gathered; and the table, whose columns stay: all tokens come to each device.
+
+    The compiler gathers the head as it is stored, float32, and casts it afterwards.
+    """
+    head = model.vocab_size * model.model_dim // mesh.model * _STORED_BYTES
     embedded = tokens * model.model_dim * _element_bytes(model)
     size = mesh.num_row_shards
     return [
