@@ -41,6 +41,8 @@ def main(run_spec: RunSpec) -> None:
         # Here, so that a model on one device is described without loading jax.
         from experiments import mesh_tables
 
+        # Its tables are cut nowhere: a narrow terminal breaks the lines.
+        console.width = max(console.width, mesh_tables.WIDTH)
         shown += mesh_tables.tables(run_spec)
         lines += mesh_tables.sentences(run_spec)
     for table in shown:

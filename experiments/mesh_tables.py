@@ -13,6 +13,8 @@ from deepseek_jax.parallel import exchange, rules, traffic
 from deepseek_jax.training import optimizer, state
 from experiments import numbers
 
+WIDTH = 130
+
 
 def tables(run_spec: RunSpec) -> list[rich.table.Table]:
     """Bytes of a device, and of each collective of a training step."""
@@ -28,13 +30,11 @@ def sentences(run_spec: RunSpec) -> list[str]:
     ]
     if not model.is_dense:
         visits = exchange.expected_visits(model, num_devices=mesh.expert)
-        limit = min(mesh.expert, model.top_k)
-        if mesh.expert % model.num_groups == 0 or model.num_groups % mesh.expert == 0:
-            per_group = max(1, mesh.expert // model.num_groups)
-            limit = min(limit, model.top_groups * per_group)
+        devices_of_group = max(1, mesh.expert // model.num_groups)
+        limit = min(mesh.expert, model.top_k, model.top_groups * devices_of_group)
         lines.append(
-            f"A token has experts on {visits:.2f} of {mesh.expert} devices if all choices are "
-            f"equally likely, on {limit} at most; its row travels once to each."
+            f"A token has experts on {visits:.2f} of {mesh.expert} devices if no expert is liked "
+            f"better than others, on {limit} at most; its row travels once to each."
         )
     return lines
 

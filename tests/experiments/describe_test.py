@@ -101,3 +101,22 @@ def test_bytes_have_binary_units():
     assert numbers.human_bytes(1023) == "1023 B"
     assert numbers.human_bytes(1024 * 1024) == "1.0 MiB"
     assert numbers.human_flops(25.3e9) == "25.3 G"
+
+
+def test_a_mesh_that_is_not_there_is_described():
+    out = start(
+        "--config=experiments/configs/r1_12b.py",
+        "--config.mesh.data=8",
+        "--config.mesh.expert=8",
+        "--config.train.batch_size=256",
+    )
+    # 12,762,624,384 float32 parameters over 64 devices: 761 MiB, and norms and summaries whole.
+    assert "Mesh of 64 devices, 8x8x1" in out
+    assert "parameters, float32 763.2 MiB 47.5 GiB" in out
+    # 1,024 x 16,384 float32 numbers of the head, gathered for each of 4 microbatches
+    assert "output head all-gather data and expert 64 64.0 MiB 4" in out
+    assert "A token has experts on 3.28 of 8 devices" in out and "on 4 at most" in out
+
+
+def test_one_device_has_no_mesh_tables():
+    assert "Mesh of" not in start("--config=experiments/configs/laptop.py")
