@@ -40,7 +40,7 @@ def make(spec: MeshSpec, devices: Sequence[jax.Device]) -> Layout:
       devices: at least as many; the first ones are taken.
 
     Raises:
-      ValueError: there are fewer devices.
+      ValueError: there are fewer devices, or they are of several TPU slices.
     """
     shape = tuple(spec.sizes.values())
     if len(devices) < spec.num_devices:
@@ -48,6 +48,10 @@ def make(spec: MeshSpec, devices: Sequence[jax.Device]) -> Layout:
     chosen = list(devices[: spec.num_devices])
     auto = (AxisType.Auto,) * len(shape)
     if chosen[0].platform == "tpu":
+        # GPUs have a slice_index too, by host, which means nothing here.
+        slices = {device.slice_index for device in chosen if hasattr(device, "slice_index")}
+        if len(slices) > 1:
+            raise ValueError(f"a mesh over {len(slices)} TPU slices: must lie on one")
         # A mesh axis may take a part of one of the torus' axes: some slices have no other way.
         grid = mesh_utils.create_device_mesh(shape, chosen, allow_split_physical_axes=True)
     else:

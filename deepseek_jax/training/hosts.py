@@ -71,13 +71,13 @@ def check_same(fingerprints: Mapping[str, str]) -> None:
     everyone = np.asarray(multihost_utils.process_allgather(mine))
     differs = np.any(everyone != everyone[:1], axis=-1)
     wrong = [
-        f"process {process} has another {name}"
+        f"process {process} has other {name}"
         for process, row in enumerate(differs)
         for name, is_other in zip(fingerprints, row, strict=True)
         if is_other
     ]
     if wrong:
-        raise ValueError(f"{', '.join(wrong)} than process 0: all need the same")
+        raise ValueError(f"all processes need the same, but {', '.join(wrong)} than process 0")
 
 
 class Stop:

@@ -186,6 +186,9 @@ class _Run:
         self._progress = progress.Progress(
             first_step=self.step, num_steps=spec.num_steps, console=console
         )
+        if layout.mesh.size < len(jax.devices()):
+            devices = f"{layout.mesh.size} of {len(jax.devices())} devices"
+            self._progress.say(f"using {devices}; config.mesh can take more")
         if restored is not None:
             self._progress.say(f"{directory}: going on from step {self.step}")
 

@@ -109,8 +109,8 @@ def begin(directory: pathlib.Path, run_spec: RunSpec, data: TextData) -> None:
     hosts.check_same(
         {
             "settings": json.dumps(dataclasses.asdict(run_spec), sort_keys=True),
-            "corpus": data.record.sha256,
-            "tokenizer": data.tokenizer.sha256,
+            "texts": data.record.sha256,
+            "tokens": data.tokenizer.sha256,
         }
     )
     if not hosts.is_first() or _has_begun(directory):

@@ -156,7 +156,7 @@ def test_another_text_on_one_host_is_an_error(directory):
         processes.append(_start(program, log, cache, num_devices=2, more=more))
     codes = [process.wait(TIME_LIMIT) for process in processes]
     assert 0 not in codes
-    expected = "process 1 has another settings, process 1 has another corpus"
+    expected = "process 1 has other settings, process 1 has other texts"
     assert any(expected in log for log in _logs(directory, name))
     assert not (directory / name / "config.json").exists()
 
