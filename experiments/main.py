@@ -57,7 +57,12 @@ def run_spec_flags() -> Callable[[], RunSpec]:
     def read() -> RunSpec:
         run_spec = config()
         join()
-        hosts.layout_for(run_spec)
+        try:
+            hosts.layout_for(run_spec)
+        except ValueError as error:
+            if jax.process_count() > 1:
+                processes.refuse_all(error)
+            raise
         return run_spec
 
     return read

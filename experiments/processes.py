@@ -17,6 +17,7 @@ from jax.experimental import multihost_utils
 # A process that has not been heard of for so long is taken for dead, and the others end.
 _HEARTBEAT_SECONDS = 30
 _EXIT_LOST = 1
+_EXIT_REFUSED = 2
 
 
 def join_flags() -> Callable[[], None]:
@@ -70,6 +71,12 @@ def leave() -> None:
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("the run ends")
         jax.distributed.shutdown()
+
+
+def refuse_all(error: Exception) -> NoReturn:
+    """Ends a process whose settings are wrong, waiting for no other, which ends those too."""
+    print(f"error: {error}", file=sys.stderr, flush=True)
+    os._exit(_EXIT_REFUSED)
 
 
 def end_all(error: BaseException) -> NoReturn:

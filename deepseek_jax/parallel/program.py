@@ -21,7 +21,7 @@ KINDS = (
 _BYTES = {"pred": 1, "c64": 8, "c128": 16}
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
 _COLLECTIVE = re.compile(rf"= (.*?) ({'|'.join(KINDS)})(?:-start)?\(")
-_SHAPE = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
+_SHAPE = re.compile(r"\b([a-z]\w*)\[([\d,]*)\]")
 _CALLED = re.compile(r"(?:to_apply|calls|body|condition|\w+_computations?)=(%[\w.\-]+|\{[^}]*\})")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 
@@ -52,7 +52,8 @@ def collectives(text: str) -> list[Collective]:
 
     Raises:
       ValueError: the text has no computations: it is not that of a compiled program; or a
-        collective stands in a loop whose number of trips the compiler does not know.
+        collective stands in a loop whose number of trips the compiler does not know, or holds
+        a type that is not known here.
     """
     computations = dict(_computations(text))
     if not computations:
@@ -115,6 +116,8 @@ def _parsed(line: str, match: re.Match[str], *, num_runs: int) -> Collective:
     if "-start(" in line and match[2] != "all-reduce":
         arrays = [shape for shape in shapes if shape != ("u32", "")]
         shapes = arrays[len(arrays) // 2 :]
+    if not shapes:
+        raise ValueError(f"a collective without a shape: {line}")
     scope = re.search(r'op_name="([^"]*)"', line)
     return Collective(
         kind=match[2],
@@ -128,7 +131,9 @@ def _parsed(line: str, match: re.Match[str], *, num_runs: int) -> Collective:
 
 def _num_bytes(kind: str, sizes: str) -> int:
     bits = re.search(r"\d+", kind)
-    per_element = _BYTES[kind] if kind in _BYTES else max(1, int(bits[0]) // 8) if bits else 0
+    if kind not in _BYTES and not bits:
+        raise ValueError(f"a collective of an unknown type: {kind}[{sizes}]")
+    per_element = _BYTES[kind] if kind in _BYTES or not bits else max(1, int(bits[0]) // 8)
     return per_element * math.prod(int(size) for size in sizes.split(",") if size)
 
 

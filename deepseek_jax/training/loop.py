@@ -62,7 +62,7 @@ def train(
     Args:
       run_spec: all settings.
       run_directory: where everything is written; see `workdir`, `checkpoint` and `metrics`.
-      flops_per_token: of a forward and backward pass, for the share of the device's peak;
+      flops_per_token: of a forward and backward pass, for the share of the devices' peak;
         None shows it as unknown.
       console: for the progress.
       data: the text that the settings name, where several runs share one reading of it; None
@@ -82,6 +82,7 @@ def train(
         contextlib.ExitStack() as stack,
     ):
         data = workdir.load_data(directory, run_spec, given=data)
+        workdir.check_processes(run_spec, data)
         tokenizers.check_vocabulary(data.tokenizer, model_vocab_size=run_spec.model.vocab_size)
         run = _Run(run_spec, directory, data, stack, flops_per_token, console, asked)
         if run.step == run_spec.train.num_steps:
@@ -150,7 +151,7 @@ class _Run:
         self._batches = batches.TrainBatches(
             data.train, batch_size=spec.batch_size, seed=run_spec.seed, part=self._part
         )
-        self._peak_rate = _peak_rate(flops_per_token)
+        self._peak_rate = _peak_rate(flops_per_token, num_devices=layout.mesh.size)
         self._checkpoints = checkpoint.Checkpoints(
             directory / "checkpoints", keep=spec.keep_checkpoints
         )
@@ -293,10 +294,10 @@ class _Run:
         self._saved_step = self.step
 
 
-def _peak_rate(flops_per_token: float | None) -> float | None:
-    """Tokens a second that one device's peak allows; None where it isn't known."""
+def _peak_rate(flops_per_token: float | None, *, num_devices: int) -> float | None:
+    """Tokens a second that the peak of all devices allows; None where it isn't known."""
     peak = progress.peak_flops(jax.devices()[0].device_kind)
-    return _ratio(peak, flops_per_token)
+    return _ratio(None if peak is None else num_devices * peak, flops_per_token)
 
 
 def _ratio(part: float | None, whole: float | None) -> float | None:

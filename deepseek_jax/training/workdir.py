@@ -97,14 +97,11 @@ def load_data(
     return data
 
 
-def begin(directory: pathlib.Path, run_spec: RunSpec, data: TextData) -> None:
-    """Writes what the run is, unless it has begun before; `config.json` comes last.
-
-    Called when everything has been built, so that settings that were refused leave no trace.
-    The first process writes, when all have looked whether the run has begun.
+def check_processes(run_spec: RunSpec, data: TextData) -> None:
+    """Raises unless all processes were started alike; called before anything is restored.
 
     Raises:
-      ValueError: processes of the run have other settings, texts or tokenizers.
+      ValueError: names the processes with other settings, texts or tokenizers than the first.
     """
     hosts.check_same(
         {
@@ -113,6 +110,14 @@ def begin(directory: pathlib.Path, run_spec: RunSpec, data: TextData) -> None:
             "tokens": data.tokenizer.sha256,
         }
     )
+
+
+def begin(directory: pathlib.Path, run_spec: RunSpec, data: TextData) -> None:
+    """Writes what the run is, unless it has begun before; `config.json` comes last.
+
+    Called when everything has been built, so that settings that were refused leave no trace.
+    The first process writes, when all have looked whether the run has begun (`check_processes`).
+    """
     if not hosts.is_first() or _has_begun(directory):
         return
     data.tokenizer.save(directory / "tokenizer.json")

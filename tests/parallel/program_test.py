@@ -266,3 +266,12 @@ def test_a_routed_layer_sends_rows_and_what_its_router_sums(sizes):
         }
     assert capacity < 4  # bounded: fewer rows than tokens
     assert sent_by(text) == expected
+
+
+def test_types_with_letters_behind_their_bits_are_counted():
+    line = "  %a = f8e4m3fn[8,4]{1,0} all-to-all(%x), replica_groups={{0,1}}"
+    text = f"ENTRY %main (x: f8e4m3fn[8,4]) -> f8e4m3fn[8,4] {{\n{line}\n}}\n"
+    (one,) = program.collectives(text)
+    assert (one.shapes, one.num_bytes) == (("f8e4m3fn[8,4]",), 32)
+    with pytest.raises(ValueError, match="a collective of an unknown type: opaque"):
+        program.collectives(text.replace("f8e4m3fn", "opaque"))

@@ -24,6 +24,7 @@ from deepseek_jax.training import (
     manifest,
     metrics,
     optimizer,
+    progress,
     state,
     step,
     workdir,
@@ -318,3 +319,10 @@ def test_a_dense_model_with_muon_trains_and_resumes(corpus, tmp_path, monkeypatc
     assert_same_run(tmp_path / "parts", tmp_path / "whole", spec)
     lines = _lines(tmp_path / "whole")
     assert "unused_experts" not in lines[0] and lines[-2]["loss"] < lines[0]["loss"]
+
+
+def test_the_share_of_peak_is_of_all_devices(monkeypatch):
+    monkeypatch.setattr(progress, "peak_flops", lambda kind: 600.0)
+    # 600 FLOP/s on each of 4 devices, 12 FLOPs a token: 200 tokens a second at most.
+    assert loop._peak_rate(12.0, num_devices=4) == 200.0
+    assert loop._peak_rate(None, num_devices=4) is None

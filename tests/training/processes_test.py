@@ -161,6 +161,31 @@ def test_another_text_on_one_host_is_an_error(directory):
     assert not (directory / name / "config.json").exists()
 
 
+def _start_unlike(directory, name, override):
+    """Two processes on one run directory, of which the second has a setting of its own."""
+    processes, where = [], f"--coordinator=127.0.0.1:{_free_port()}"
+    for number, own in enumerate(([], [override])):
+        more = ["--distributed", where, "--num_processes=2", f"--process_id={number}", *own]
+        log, cache = directory / f"{name}.{number}.log", directory / f"cache{number}"
+        program = _training(directory, "whole")
+        processes.append(_start(program, log, cache, num_devices=2, more=more))
+    return [process.wait(TIME_LIMIT) for process in processes]
+
+
+def test_a_start_that_is_refused_changes_nothing(directory):
+    whole = directory / "whole"
+    before = {path: path.read_bytes() for path in whole.rglob("*.json*")}
+    assert 0 not in _start_unlike(directory, "unlike", "--config.train.restore_step=55")
+    assert any("process 1 has other settings" in log for log in _logs(directory, "unlike"))
+    assert {path: path.read_bytes() for path in whole.rglob("*.json*")} == before
+
+
+def test_a_mesh_refused_on_one_host_ends_both(directory):
+    codes = _start_unlike(directory, "misfit", "--config.mesh.data=1")
+    assert codes[1] == 2 and codes[0] != 0
+    assert "needs 2 devices, there are 4" in _logs(directory, "misfit")[1]
+
+
 def test_two_processes_equal_one(directory):
     one = _start(
         _training(directory, "one"),
