@@ -17,10 +17,10 @@ import shutil
 import sys
 import tempfile
 
-from tests.mutants import attention, moe, parallel
+from tests.mutants import attention, moe, objectives, parallel
 from tests.mutants.mutant import Mutant, Verdict, run_tests
 
-TABLES = (moe.MUTANTS, attention.MUTANTS, parallel.MUTANTS)
+TABLES = (moe.MUTANTS, attention.MUTANTS, parallel.MUTANTS, objectives.MUTANTS)
 ROOT = pathlib.Path(__file__).parents[2]
 COPIED = ("deepseek_jax", "tests")
 
