@@ -11,8 +11,9 @@ from tests.training import tiny
 
 # Mostly embeddings: they cost bytes to save and hardly any time to train.
 MODEL = tiny.MODEL | {"vocab_size": 30_000, "model_dim": 32}
+# So many steps that a run is far from its end at every kill, on a machine ten times faster too.
 TRAIN = tiny.TRAIN | {
-    "num_steps": 60,
+    "num_steps": 200,
     "log_every": 4,
     "eval_every": 20,
     "checkpoint_every": 5,

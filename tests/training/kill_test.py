@@ -3,6 +3,7 @@
 import os
 import pathlib
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,9 @@ pytestmark = pytest.mark.slow
 
 ROOT = pathlib.Path(__file__).parents[2]
 TIME_LIMIT = 300.0  # seconds for one process, only so that a hang ends
+MOST_STEPS = 20  # a kill is waited for during so many steps, which makes 120 of 200 in 6 waits
+SPARE_STEPS = 60  # no kill is planned in the last steps of the run
+STEP_TOLD = re.compile(r"^step (\d+)/", re.MULTILINE)
 
 
 def _start(workdir, corpus, cache):
@@ -66,6 +70,68 @@ def _kill(process, number=signal.SIGKILL):
     return process.wait(TIME_LIMIT)
 
 
+class _Killer:
+    """Starts the run and kills it, by its progress: how fast the machine is doesn't matter."""
+
+    def __init__(self, workdir, corpus, cache):
+        self._places = (workdir, corpus, cache)
+        self._workdir = workdir
+        self._log = workdir.parent / f"{workdir.name}.log"
+        self._random = random.Random(0)
+        self.starts, self.num_kills, self.num_saving = [], 0, 0
+
+    def log(self):
+        return self._log.read_text() if self._log.exists() else ""
+
+    def start(self):
+        self._old_log = len(self.log())
+        self._before = _newest(self._workdir)
+        self.starts.append(self._before)
+        return _start(*self._places)
+
+    def _step(self):
+        """The last step that this process told of; 0 while it starts."""
+        told = STEP_TOLD.findall(self.log()[self._old_log :])
+        return int(told[-1]) if told else 0
+
+    def while_it_starts(self):
+        """Kills after a random time, but not later than the process tells of a step."""
+        process = self.start()
+        end = time.monotonic() + self._random.uniform(0.0, 8.0)
+        self._end(process, _wait_for(process, lambda: self._step() or time.monotonic() > end))
+
+    def while_it_runs(self):
+        """Kills after a random step, within the few steps that follow."""
+        process = self.start()
+        step = self._before + self._random.randint(1, MOST_STEPS)
+        running = _wait_for(process, lambda: self._step() >= step)
+        time.sleep(self._random.uniform(0.0, 0.1))
+        self._end(process, running)
+
+    def while_it_saves(self):
+        """Kills with a save half done, after a good one; the process stands still meanwhile."""
+        process = self.start()
+        latest = self._before + MOST_STEPS  # so that the run goes on although none was caught
+
+        def is_caught():
+            if _newest(self._workdir) == self._before or not _unfinished(self._workdir):
+                return False
+            process.send_signal(signal.SIGSTOP)
+            os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+            if _unfinished(self._workdir):
+                return True
+            process.send_signal(signal.SIGCONT)  # it was faster: the next save, then
+            return False
+
+        self._end(process, _wait_for(process, lambda: is_caught() or self._step() >= latest))
+        self.num_saving += bool(_unfinished(self._workdir))
+
+    def _end(self, process, running):
+        assert running, f"ended by itself: {self.log()}"
+        assert _kill(process) == -signal.SIGKILL, self.log()
+        self.num_kills += 1
+
+
 @pytest.fixture(scope="module")
 def places(tmp_path_factory):
     directory = tmp_path_factory.mktemp("kill")
@@ -79,34 +145,22 @@ def places(tmp_path_factory):
 def test_killed_run_equals_uninterrupted_run(places):
     directory, corpus, cache = places
     killed = directory / "killed"
-    generator = random.Random(0)
-    caught_saving, starts, num_kills = [], [], 0
+    killer = _Killer(killed, corpus, cache)
+    for _ in range(2):
+        killer.while_it_saves()
+        killer.while_it_starts()
+        killer.while_it_saves()
+        killer.while_it_runs()
+    # Now and then a save is over before it can be caught.
+    while not killer.num_saving and _newest(killed) < kill_config.TRAIN["num_steps"] - SPARE_STEPS:
+        killer.while_it_saves()
+    process = killer.start()
+    assert process.wait(TIME_LIMIT) == 0, killer.log()
 
-    while num_kills < 7:
-        process = _start(killed, corpus, cache)
-        before = _newest(killed)
-        starts.append(before)
-        if num_kills % 2 == 0:  # during the save after the next good one, if it can be caught
-            running = _wait_for(
-                process, lambda before=before: _newest(killed) > before and _unfinished(killed)
-            )
-        else:  # anywhere: while it starts, compiles, steps, logs, measures or saves
-            running = _wait_for(process, lambda process=process: process.pid)
-            time.sleep(generator.uniform(0.0, 12.0))
-            running = process.poll() is None
-        assert running or process.returncode == 0, (directory / "killed.log").read_text()
-        if not running:
-            break  # it was faster than the kill; the comparison below still holds
-        _kill(process)
-        num_kills += 1
-        caught_saving += _unfinished(killed)
-    process = _start(killed, corpus, cache)
-    assert process.wait(TIME_LIMIT) == 0, (directory / "killed.log").read_text()
-
-    log = (directory / "killed.log").read_text()
-    print(f"{num_kills} kills, starts from steps {starts}, {len(caught_saving)} during a save")
+    starts, num_kills, num_saving = killer.starts, killer.num_kills, killer.num_saving
+    print(f"{num_kills} kills, starts from steps {starts}, {num_saving} during a save")
     assert num_kills >= 4 and len(set(starts)) >= 3
-    assert caught_saving and "unfinished save, passed over" in log
+    assert num_saving and "unfinished save, passed over" in killer.log()
     _compare(directory / "whole", killed, corpus)
 
 

@@ -22,7 +22,13 @@ pytestmark = pytest.mark.slow
 
 ROOT = pathlib.Path(__file__).parents[2]
 TIME_LIMIT = 300.0  # seconds for one run, only so that a hang ends
-MESH = {"mesh.data": 2, "mesh.expert": 2, "train.num_microbatches": 1}
+NUM_STEPS = 60  # of a fifth of a second each: far more than pass between a checkpoint and a kill
+OVERRIDES = {
+    "mesh.data": 2,
+    "mesh.expert": 2,
+    "train.num_microbatches": 1,
+    "train.num_steps": NUM_STEPS,
+}
 LOST = re.compile("another process was lost|another task died")
 # What a process reads of a batch of 8 rows, and the devices that it puts them on.
 PART = """
@@ -87,7 +93,7 @@ def _start_two(program, directory, name):
 
 
 def _training(directory, name):
-    overrides = [f"--config.{key}={value}" for key, value in MESH.items()]
+    overrides = [f"--config.{key}={value}" for key, value in OVERRIDES.items()]
     return [
         *("-m", "experiments.main", "--config=tests/training/kill_config.py"),
         f"--workdir={directory / name}",
@@ -107,13 +113,13 @@ def _finish(processes, directory, name):
 
 
 def _kill_when_saved(processes, workdir, victim, number):
-    """Sends one a signal a little after a checkpoint was finished; returns both exit codes."""
+    """Sends one a signal within a step of a finished checkpoint; returns both exit codes."""
     limit = time.monotonic() + TIME_LIMIT
     while not checkpoint.finished_steps(workdir / "checkpoints"):
         assert all(process.poll() is None for process in processes)
         assert time.monotonic() < limit
         time.sleep(0.01)
-    time.sleep(0.5)
+    time.sleep(0.1)
     processes[victim].send_signal(number)
     return [process.wait(TIME_LIMIT) for process in processes]
 
@@ -121,7 +127,7 @@ def _kill_when_saved(processes, workdir, victim, number):
 def _compare(directory, name):
     config = kill_config.get_config()
     config.data.path = str(directory / "texts")
-    config.update_from_flattened_dict(MESH)
+    config.update_from_flattened_dict(OVERRIDES)
     spec = settings.freeze(config)
     loop_test.assert_same_run(directory / name, directory / "whole", spec)
 
@@ -175,7 +181,9 @@ def _start_unlike(directory, name, override):
 def test_a_start_that_is_refused_changes_nothing(directory):
     whole = directory / "whole"
     before = {path: path.read_bytes() for path in whole.rglob("*.json*")}
-    assert 0 not in _start_unlike(directory, "unlike", "--config.train.restore_step=55")
+    assert 0 not in _start_unlike(
+        directory, "unlike", f"--config.train.restore_step={NUM_STEPS - 5}"
+    )
     assert any("process 1 has other settings" in log for log in _logs(directory, "unlike"))
     assert {path: path.read_bytes() for path in whole.rglob("*.json*")} == before
 
@@ -205,10 +213,10 @@ def test_two_processes_equal_one(directory):
 
 def test_one_process_writes(directory):
     first, second = _logs(directory, "whole")
-    assert "step 60/60  loss" in first
+    assert f"step {NUM_STEPS}/{NUM_STEPS}  loss" in first
     assert "step" not in second
     lines = (directory / "whole" / "metrics.jsonl").read_text().splitlines()
-    assert len(lines) == 18  # 60 / 4 lines of training, 60 / 20 of evaluation, each once
+    assert len(lines) == NUM_STEPS // 4 + NUM_STEPS // 20  # of training, of evaluation, each once
 
 
 @pytest.mark.parametrize("victim", [0, 1])
@@ -229,7 +237,7 @@ def test_sigterm_to_one_stops_both_at_the_same_step(directory):
     assert _kill_when_saved(processes, directory / name, 1, signal.SIGTERM) == [0, 0]
     first, second = _logs(directory, name)
     step = checkpoint.finished_steps(directory / name / "checkpoints")[-1]
-    assert f"stopped at step {step}" in first and step < 60
+    assert f"stopped at step {step}" in first and step < NUM_STEPS
     assert "SIGTERM: finishing the step" in second
     _finish(_start_two(_training(directory, name), directory, name), directory, name)
     _compare(directory, name)
