@@ -24,7 +24,8 @@ class DataSpec:
       field: the text field of a JSONL line; None for other sources.
       max_bytes: documents are taken, in an order fixed by hash, until this many bytes of
         text are reached; None takes all. What was left out is recorded.
-      tokenizer: "bytes", "bpe" (trained on the training split) or "file".
+      tokenizer: "bytes", "tagged_bytes" (with one token for each tag of a response), "bpe"
+        (trained on the training split) or "file".
       tokenizer_path: a `tokenizer.json`; only for "file".
       bpe_vocab_size: entries of the trained tokenizer; None for others.
       heldout_fraction: share of the document groups kept for evaluation.
@@ -35,7 +36,7 @@ class DataSpec:
     path: str | None
     field: str | None
     max_bytes: int | None
-    tokenizer: Literal["bytes", "bpe", "file"]
+    tokenizer: Literal["bytes", "tagged_bytes", "bpe", "file"]
     tokenizer_path: str | None
     bpe_vocab_size: int | None
     heldout_fraction: float

@@ -86,6 +86,8 @@ def make_tokenizer(data_spec: DataSpec, train_documents: list[Document]) -> Toke
     match data_spec.tokenizer, data_spec.tokenizer_path, data_spec.bpe_vocab_size:
         case "bytes", _, _:
             return tokenizers.bytes_tokenizer()
+        case "tagged_bytes", _, _:
+            return tokenizers.tagged_bytes_tokenizer()
         case "bpe", _, int(vocab_size):
             return tokenizers.train_bpe(
                 (document.text for document in train_documents),

@@ -1,6 +1,6 @@
 """Tokenizers: text to ids and back, and what a token weighs in bytes. Floor 1.
 
-All three kinds (bytes, byte-pair encoding, a given `tokenizer.json`) are one class over the
+All kinds (bytes, byte-pair encoding, a given `tokenizer.json`) are one class over the
 `tokenizers` library, and are saved as a `tokenizer.json`, so that a run directory needs
 nothing else.
 """
@@ -13,12 +13,14 @@ import os
 import pathlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tokenizers as backend
 from jaxtyping import Int32
 from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from deepseek_jax.data.problems import responses
 
 _PAD, _BOS, _EOS = "<pad>", "<bos>", "<eos>"
 _SPECIALS = (_PAD, _BOS, _EOS)
@@ -45,6 +47,15 @@ _EOS_NAMES = (
 )
 _PAD_NAMES = (_PAD, "<|pad|>", "<\uff5c\u2581pad\u2581\uff5c>", "[PAD]")
 _CHUNK_CHARACTERS = 4_000_000
+
+
+class TagIds(NamedTuple):
+    """The ids of the tags of `problems.responses`, in the order of `responses.TAGS`."""
+
+    think: int
+    end_think: int
+    answer: int
+    end_answer: int
 
 
 class Tokenizer:
@@ -78,6 +89,7 @@ class Tokenizer:
         self._where = where
         added = tokenizer.get_added_tokens_decoder()
         self._special_ids = {token.content: i for i, token in added.items() if token.special}
+        self._word_ids = {token.content: i for i, token in added.items() if not token.special}
         self.vocab_size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
         self.bos_id = self._find_special("bos", _BOS_NAMES)
         self.eos_id = self._find_special("eos", _EOS_NAMES)
@@ -191,12 +203,34 @@ class StreamDecoder:
 
 def bytes_tokenizer() -> Tokenizer:
     """One token for each byte of UTF-8: ids 0..2 are pad, bos, eos, a byte's id is it plus 3."""
-    vocabulary = {name: i for i, name in enumerate(_SPECIALS)}
-    for byte, character in _byte_characters().items():
-        vocabulary[character] = byte + len(_SPECIALS)
-    tokenizer = _byte_level(models.BPE(vocab=vocabulary, merges=[]), use_regex=False)
-    tokenizer.add_special_tokens(list(_SPECIALS))
-    return Tokenizer(tokenizer, where="the byte tokenizer")
+    return Tokenizer(_bytes(), where="the byte tokenizer")
+
+
+def tagged_bytes_tokenizer() -> Tokenizer:
+    """The byte tokenizer, and each tag of `responses.TAGS` in a text is one id of 259..262.
+
+    Tags are text: `decode` writes them, and they weigh their bytes.
+    """
+    tokenizer = _bytes()
+    tokenizer.add_tokens(
+        [backend.AddedToken(tag, normalized=False, special=False) for tag in responses.TAGS]
+    )
+    return Tokenizer(tokenizer, where="the byte tokenizer with tags")
+
+
+def tag_ids(tokenizer: Tokenizer) -> TagIds:
+    """The ids of the tags, each of which is one token wherever it stands in a text.
+
+    Raises:
+      ValueError: the tokenizer lacks one, or holds it as a special token, which has no text.
+    """
+    missing = [tag for tag in responses.TAGS if tag not in tokenizer._word_ids]
+    if missing:
+        raise ValueError(
+            f"{tokenizer._where}: no added tokens {missing} for the parts of a response; "
+            "data.tokenizer='tagged_bytes' has them"
+        )
+    return TagIds(*(tokenizer._word_ids[tag] for tag in responses.TAGS))
 
 
 def train_bpe(texts: Iterable[str], *, vocab_size: int, max_bytes: int) -> Tokenizer:
@@ -257,6 +291,16 @@ def check_vocabulary(tokenizer: Tokenizer, *, model_vocab_size: int) -> None:
             f"{tokenizer.vocab_size - 1}, so at least {tokenizer.vocab_size} are needed; a "
             "checkpoint of another vocabulary needs the tokenizer.json it was trained with"
         )
+
+
+def _bytes() -> backend.Tokenizer:
+    """The tokenizer of bytes, of the library."""
+    vocabulary = {name: i for i, name in enumerate(_SPECIALS)}
+    for byte, character in _byte_characters().items():
+        vocabulary[character] = byte + len(_SPECIALS)
+    tokenizer = _byte_level(models.BPE(vocab=vocabulary, merges=[]), use_regex=False)
+    tokenizer.add_special_tokens(list(_SPECIALS))
+    return tokenizer
 
 
 def _byte_level(model: Any, *, use_regex: bool) -> backend.Tokenizer:
