@@ -49,11 +49,20 @@ def text_of(data):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"tokenizer": "bytes"}, {"tokenizer": "bpe", "bpe_vocab_size": 300}]
+    "changes",
+    [
+        {"tokenizer": "bytes"},
+        {"tokenizer": "tagged_bytes"},
+        {"tokenizer": "bpe", "bpe_vocab_size": 300},
+    ],
 )
 def test_folder(folder, changes, tmp_path):
     settings = spec(path=str(folder), **changes)
     data = text_data.load(settings, seed=3)
+    assert (
+        data.tokenizer.vocab_size
+        == {"bytes": 259, "tagged_bytes": 263, "bpe": 300}[changes["tokenizer"]]
+    )
     assert len(data.heldout_documents) == 2
     assert text_of(data) == "".join(document.text for document in data.heldout_documents)
     size = sum(map(documents.byte_count, data.heldout_documents))

@@ -13,9 +13,12 @@ from deepseek_jax.data import tokenizers
 
 CORPUS = [f"def number_{i}(x):\n    return x + {i}  # caf\u00e9 \u4e2d\u6587\n" for i in range(60)]
 SPECIAL_TEXT = "a<bos>b<eos><pad> <bos><s>"
+TAGS = ["<think>", "</think>", "<answer>", "</answer>"]
 # Pieces that meet at borders of characters, tokens and special names.
 TEXTS = st.text() | st.lists(
-    st.sampled_from(["<bos>", "<eos>", " ", "\n  ", "def", "\u00e9", "\U0001f600", "e\u0301", "\0"])
+    st.sampled_from(
+        ["<bos>", "<eos>", " ", "\n  ", "def", "\u00e9", "\U0001f600", "e\u0301", "\0", *TAGS]
+    )
 ).map("".join)
 
 
@@ -23,10 +26,12 @@ TEXTS = st.text() | st.lists(
 def make(kind):
     if kind == "bytes":
         return tokenizers.bytes_tokenizer()
+    if kind == "tagged_bytes":
+        return tokenizers.tagged_bytes_tokenizer()
     return tokenizers.train_bpe(CORPUS, vocab_size=300, max_bytes=10**6)
 
 
-both = pytest.mark.parametrize("kind", ["bytes", "bpe"])
+both = pytest.mark.parametrize("kind", ["bytes", "tagged_bytes", "bpe"])
 
 
 @both
@@ -86,6 +91,33 @@ def test_hand_numbers():
     assert len(trained.encode(CORPUS[0])) < len(tokenizer.encode(CORPUS[0])) / 2
 
 
+def test_tags_are_one_token_each():
+    tokenizer = make("tagged_bytes")
+    assert tokenizer.vocab_size == 263
+    assert tokenizers.tag_ids(tokenizer) == (259, 260, 261, 262)
+    assert (tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id) == (0, 1, 2)
+    text = "<think>A</think> <answer>B</answer><think"
+    spelled = [ord(character) + 3 for character in "<think"]
+    want = [259, 68, 260, 35, 261, 69, 262, *spelled]
+    assert tokenizer.encode(text).tolist() == want
+    assert tokenizer.encode_batch([text])[0].tolist() == want
+    assert tokenizer.decode(want) == text
+    assert tokenizer.token_bytes[260] == b"</think>"
+    assert tokenizer.token_byte_lengths[259:].tolist() == [7, 8, 8, 9]
+    for kind in ("bytes", "bpe"):
+        with pytest.raises(ValueError, match="no added tokens .*<think>"):
+            tokenizers.tag_ids(make(kind))
+
+
+def test_tags_as_special_tokens_are_none(tmp_path):
+    """They would have no text, so that no response could be read back."""
+    inner = backend.Tokenizer(models.BPE(vocab={"a": 0}, merges=[]))
+    inner.add_special_tokens(["<s>", "</s>", *TAGS])
+    inner.save(str(tmp_path / "t.json"))
+    with pytest.raises(ValueError, match="t.json: no added tokens"):
+        tokenizers.tag_ids(tokenizers.load(tmp_path / "t.json"))
+
+
 @both
 def test_batches_equal_single_texts(kind, monkeypatch):
     monkeypatch.setattr(tokenizers, "_CHUNK_CHARACTERS", 100)
@@ -104,6 +136,8 @@ def test_saved_tokenizer_is_the_same(kind, tmp_path):
     again = tokenizers.load(path)
     assert again.sha256 == tokenizer.sha256
     assert again.vocab_size == tokenizer.vocab_size
+    if kind == "tagged_bytes":
+        assert tokenizers.tag_ids(again) == tokenizers.tag_ids(tokenizer)
     assert again.encode(SPECIAL_TEXT).tolist() == tokenizer.encode(SPECIAL_TEXT).tolist()
     assert [p.name for p in path.parent.iterdir()] == ["tokenizer.json"]
 

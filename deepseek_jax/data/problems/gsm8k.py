@@ -17,9 +17,7 @@ FOLDER_VARIABLE = "DEEPSEEK_JAX_DATA"
 _MAX_CHARACTERS = 40  # of an answer that is looked at
 _ANNOTATION = re.compile(r"<<[^<>]*>>")  # Notes for a calculator, which repeat what is there.
 # A minus, a sign of money (dollar, euro, pound), digits with or without commas, decimals.
-_NUMBER = re.compile(
-    r"\s*(-?)[$\u20ac\u00a3]?([0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)([.][0-9]*)?\s*"
-)
+_NUMBER = re.compile(r"\s*(-?)[$\u20ac\u00a3]?([0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)([.][0-9]*)?\s*")
 
 
 class Record(NamedTuple):

@@ -24,8 +24,9 @@ def key(problem: Problem) -> str:
     """The identity of a problem: trivial twins share it, so that they fall in one split.
 
     An addition is the unordered pair of its numbers, a countdown the multiset of its numbers
-    and the target, a list the multiset of its numbers and a word that of its letters, whatever
-    is to be done with them; a text of gsm8k is itself without regard to blanks and case.
+    and the target; of lists and words it is what is to be done, and the multiset of the numbers
+    or letters, whatever the letter to count or how far to rotate; a question of gsm8k is itself
+    without regard to blanks and case.
 
     Returns:
       The task and the canonical form; equal keys mean twins.
@@ -42,9 +43,9 @@ def key(problem: Problem) -> str:
         case "countdown" if prompt.endswith("=") and words[-2:-1] == ["->"]:
             parts = [*sorted(map(int, words[:-2])), "->", words[-1]]
         case "lists" if prompt.endswith("=") and len(words) >= 2:
-            parts = sorted(map(int, words[1:]))
+            parts = [words[0], *sorted(map(int, words[1:]))]
         case "strings" if prompt.endswith("=") and len(words) >= 2:
-            parts = sorted(words[-1])
+            parts = [words[0], *sorted(words[-1])]
         case "gsm8k" if prompt.strip():
             parts = prompt.casefold().split()
         case _:

@@ -11,12 +11,12 @@ from deepseek_jax.data.problems import mistakes, responses
 from deepseek_jax.data.problems.problem import Problem
 
 OPERATIONS = ("reverse", "rotate", "count")
-LETTERS = "abcdefgh"  # Few, so that letters repeat.
+LETTERS = "abcdefghij"  # Few, so that letters repeat.
 _MAX_SIZE = 26
 
 
 def draw(generator: np.random.Generator, *, size: int) -> Problem:
-    """An operation and a word of `size` letters of a..h, all drawn uniformly.
+    """An operation and a word of `size` letters of a..j, all drawn uniformly.
 
     A word is rotated by 1 to `size` - 1 letters; the letter to count is one of the word.
 

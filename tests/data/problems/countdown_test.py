@@ -1,5 +1,6 @@
 """Countdown: what the verifier takes and refuses, and who is right when."""
 
+import re
 from fractions import Fraction
 
 import hypothesis
@@ -13,6 +14,13 @@ from deepseek_jax.data.problems.problem import Problem
 HAND = Problem("countdown", "3 7 25 -> 46=", "46", 2)
 SEEDS = st.integers(0, 2**32)
 SIZES = st.integers(2, 5)
+EXPRESSIONS = st.recursive(
+    st.integers(0, 12).map(str),
+    lambda inner: (
+        st.tuples(inner, st.sampled_from("+-*/"), inner).map("".join) | inner.map("({})".format)
+    ),
+    max_leaves=8,
+)
 TEXTS = st.text(max_size=80) | st.text("0123456789+-*/() ", max_size=80)
 
 
@@ -108,13 +116,19 @@ def test_no_text_raises(text):
     assert countdown.verify(HAND, text) in (True, False)
 
 
-@hypothesis.given(st.text("0123456789+-*/()", max_size=12))
+@hypothesis.given(EXPRESSIONS | st.text("0123456789+-*/()", max_size=12))
 def test_values_are_those_of_python(text):
     expression = expressions.parse(text)
+    # Whole numbers as fractions, so that Python is exact too.
+    exact = "".join(f"F({p})" if p.isdigit() else p for p in expressions.split(text))
     if expression is not None:
-        # Whole numbers as fractions, so that Python is exact too; the text is of our grammar.
-        exact = "".join(f"F({p})" if p.isdigit() else p for p in expressions.split(text))
         assert expression.value == eval(exact, {"F": Fraction})
+        return
+    # Python has more in its grammar: signs in front, "**", "//" and calls.
+    own = re.search(r"(^|[-+*/(])[-+*/]|[0-9)]\(|\)[0-9]|\(\)|^$|0[0-9]", text)
+    if own is None and len(text) <= expressions.MAX_CHARACTERS:
+        with pytest.raises((ZeroDivisionError, SyntaxError)):
+            eval(exact, {"F": Fraction})
 
 
 @hypothesis.given(SEEDS, SIZES)
