@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from deepseek_jax.nn import feed_forward
 from deepseek_jax.nn import model as model_lib
-from deepseek_jax.ops import moe
-from deepseek_jax.parallel import expert_parallel
+from deepseek_jax.ops import experts, moe
+from deepseek_jax.parallel import exchange, expert_parallel
+from deepseek_jax.parallel import layout as layout_lib
 from tests import tiny, tolerances
 from tests.parallel import layers
 
@@ -65,7 +67,7 @@ def test_exact_equals_the_reference(sizes):
 
 
 @pytest.mark.deep
-@pytest.mark.parametrize("sizes", [(1, 8, 1), (2, 2, 2)], ids=name_of)
+@pytest.mark.parametrize("sizes", MESHES, ids=name_of)
 def test_all_tokens_on_one_expert(sizes):
     num_local = layers.NUM_TOKENS // (sizes[0] * sizes[1])
     given = layers.case([5], top_k=1)
@@ -149,28 +151,76 @@ def test_tokens_that_cannot_be_cut_are_refused():
         jax.eval_shape(layers.on_mesh((1, 8, 1), capacity=4), *layers.case(num_tokens=12)[:4])
 
 
-@pytest.mark.deep
-def test_the_decoder_on_a_mesh_equals_itself_on_one_device():
-    """Experts in a scan over layers whose blocks are computed again in the backward pass."""
-    spec = dataclasses.replace(tiny.SPARSE, vocab_size=48, remat="block")
-    model, variables = tiny.make(spec)
+def _decoder_gradients(spec, layout, variables):
+    """Loss and statistics of random rows, one of them half padding, and all gradients."""
+    model = model_lib.Decoder(spec, layout)
     tokens, context = tiny.rows(batch_size=4, vocab_size=48)
     context["document_ids"] = context["document_ids"].at[1, 13:].set(0)
 
-    def gradients(layout):
-        model = model_lib.Decoder(spec, layout)
+    def loss(params):
+        output = model.apply({**variables, "params": params}, tokens, **context)
+        logprobs = jax.nn.log_softmax(output.logits)
+        picked = jnp.take_along_axis(logprobs, tokens[..., None], -1)
+        return -jnp.mean(picked) + output.aux_loss, output.stats
 
-        def loss(params):
-            output = model.apply({"params": params}, tokens, **context)
-            logprobs = jax.nn.log_softmax(output.logits)
-            picked = jnp.take_along_axis(logprobs, tokens[..., None], -1)
-            return -jnp.mean(picked) + output.aux_loss, output.stats
+    return jax.jit(jax.value_and_grad(loss, has_aux=True))(variables["params"])
 
-        return jax.jit(jax.value_and_grad(loss, has_aux=True))(variables["params"])
 
-    (want_loss, want_stats), want = gradients(None)
-    (loss, stats), got = gradients(layers.layout((2, 2, 2)))
+@pytest.mark.deep
+@pytest.mark.parametrize(
+    ("variant", "sizes"),
+    [("sparse", (2, 2, 2)), ("biased", (2, 2, 2)), ("full", (1, 4, 2)), ("dense", (4, 1, 2))],
+)
+def test_the_decoder_on_a_mesh_equals_itself_on_one_device(variant, sizes):
+    """Experts in a scan over layers whose blocks are computed again in the backward pass."""
+    spec = dataclasses.replace(tiny.VARIANTS[variant], vocab_size=48, remat="block")
+    _, variables = tiny.make(spec)
+    (want_loss, want_stats), want = _decoder_gradients(spec, None, variables)
+    (loss, stats), got = _decoder_gradients(spec, layers.layout(sizes), variables)
     np.testing.assert_allclose(loss, want_loss, **tolerances.MODEL_F32)
     chex.assert_trees_all_close(got, want, **tolerances.MODEL_F32)
-    np.testing.assert_array_equal(stats.load, want_stats.load)
-    np.testing.assert_array_equal(stats.dropped, 0.0)
+    if variant != "dense":
+        np.testing.assert_array_equal(stats.load, want_stats.load)
+        np.testing.assert_array_equal(stats.dropped, 0.0)
+
+
+@pytest.mark.deep
+def test_the_decoder_drops_on_a_mesh_what_the_oracle_drops(monkeypatch):
+    """Bounded, in scan and recomputation, against every expert on every token that is kept."""
+    spec = dataclasses.replace(tiny.SPARSE, vocab_size=48, remat="block")
+    _, variables = tiny.make(spec)
+    devices = layers.layout((1, 4, 2))
+    bounded = dataclasses.replace(devices.spec, exchange="bounded", rows_factor=1.0)
+    (loss, stats), got = _decoder_gradients(
+        spec, layout_lib.Layout(bounded, devices.mesh), variables
+    )
+    num_shards = bounded.num_row_shards
+
+    def kept(expert_ids, mask):
+        per_shard = len(mask) // num_shards
+        parts = [
+            exchange.kept_reference(
+                expert_ids[start : start + per_shard],
+                mask[start : start + per_shard],
+                num_devices=4,
+                experts_per_device=2,
+                capacity=exchange.rows_per_destination(bounded, spec, num_tokens=per_shard),
+            )
+            for start in range(0, len(mask), per_shard)
+        ]
+        return np.concatenate(parts)
+
+    def through_experts(tokens, token_mask, routing, weights, *, spec, layout):
+        shape = jax.ShapeDtypeStruct(routing.expert_ids.shape, bool)
+        is_kept = jax.pure_callback(kept, shape, routing.expert_ids, token_mask)
+        masked = routing._replace(weights=jnp.where(is_kept, routing.weights, 0.0))
+        answer = experts.moe_reference(tokens, masked, weights, token_mask)
+        lost = jnp.sum(token_mask[:, None] & ~is_kept, dtype=jnp.int32)
+        return expert_parallel.ExpertParallelOutput(answer, lost, jnp.int32(0), jnp.int32(0))
+
+    monkeypatch.setattr(feed_forward, "_through_experts", through_experts)
+    (want_loss, want_stats), want = _decoder_gradients(spec, None, variables)
+    assert stats.dropped.min() > 0  # in each layer
+    np.testing.assert_array_equal(stats.dropped, want_stats.dropped)
+    np.testing.assert_allclose(loss, want_loss, **tolerances.MODEL_F32)
+    chex.assert_trees_all_close(got, want, **tolerances.MODEL_F32)
