@@ -7,6 +7,7 @@ Prints bits per byte beside those of a bigram model, gzip and xz; writes `report
 """
 
 import functools
+import itertools
 import json
 import pathlib
 import time
@@ -172,23 +173,27 @@ def _run_facts(
     workdir: pathlib.Path, records: list[dict[str, Any]], *, seconds: float
 ) -> findings.Run:
     record = json.loads((workdir / "record.json").read_text(encoding="utf-8"))
-    versions = dict(record["made_with"])
+    setups = [start["made_with"] for start in workdir_lib.starts(record)]
     names = ("device_kind", "num_devices", "mesh", "num_processes")
-    kind, count, mesh, num_processes = (versions.pop(name) for name in names)
-    device = f"{count} x {kind}"
-    if count > 1:
-        device += f" (mesh {mesh}, processes: {num_processes})"
+    devices = [_devices(*(setup[name] for name in names)) for setup in setups]
+    versions = {name: version for name, version in setups[-1].items() if name not in names}
     last = [line for line in records if "tokens" in line][-1]
     return findings.Run(
         name=workdir.name,
         command=record["command"],
         versions=versions,
-        device=device,
+        device=", then ".join(name for name, _ in itertools.groupby(devices)),
         num_steps=last["step"],
         num_tokens=last["tokens"],
         train_seconds=last["seconds"],
         evaluation_seconds=seconds,
     )
+
+
+def _devices(kind: str, count: int, mesh: str, num_processes: int) -> str:
+    """What one start of a run trained on."""
+    name = f"{count} x {kind}"
+    return f"{name} (mesh {mesh}, processes: {num_processes})" if count > 1 else name
 
 
 def _corpus_facts(run: trained.Trained, data: TextData, *, num_heldout: int) -> findings.Corpus:

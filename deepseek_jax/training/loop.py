@@ -37,7 +37,9 @@ class Outcome(NamedTuple):
     Attributes:
       step: steps that the run has made, all saved.
       trained: steps made by this call; 0 when the run had been finished before.
-      stopped_by: the signal that ended it early, or None.
+      stopped_by: the signal that this process got and that ended it early, or None. Of several
+        processes only those that got it name it; the others stopped with them, and have None
+        with a `step` before the last one too.
     """
 
     step: int
@@ -91,7 +93,7 @@ def train(
                 soft_wrap=True,
             )
             return Outcome(run.step, 0, None)
-        workdir.begin(directory, run_spec, data)
+        workdir.begin(directory, run_spec, data, step=run.step)
         first = run.step
         run.go_on()
         return Outcome(run.step, run.step - first, asked.requested)
@@ -190,12 +192,12 @@ class _Run:
         if layout.mesh.size < len(jax.devices()):
             devices = f"{layout.mesh.size} of {len(jax.devices())} devices"
             self._progress.say(f"using {devices}; config.mesh can take more")
-        if restored is not None:
-            self._progress.say(f"{directory}: going on from step {self.step}")
 
     def go_on(self) -> None:
         """Trains until the last step or until a signal asks to stop; everything is saved."""
         spec = self._spec
+        if self.step:
+            self._progress.say(f"{self._directory}: going on from step {self.step}")
         profile_end = None if spec.profile_at is None else spec.profile_at + spec.profile_steps
         with self._progress, contextlib.ExitStack() as profile:
             while self.step < spec.num_steps and not self._stop.is_agreed():

@@ -93,7 +93,7 @@ def load_data(
     if data is None:
         data = text_data.load(run_spec.data, seed=run_spec.seed, tokenizer_path=tokenizer_path)
     if has_begun:
-        _check_record(directory / "record.json", data, run_spec.mesh)
+        _check_record(directory / "record.json", data)
     return data
 
 
@@ -112,13 +112,22 @@ def check_processes(run_spec: RunSpec, data: TextData) -> None:
     )
 
 
-def begin(directory: pathlib.Path, run_spec: RunSpec, data: TextData) -> None:
-    """Writes what the run is, unless it has begun before; `config.json` comes last.
+def begin(directory: pathlib.Path, run_spec: RunSpec, data: TextData, *, step: int) -> None:
+    """Writes what the run is, `config.json` last; of one that has begun, what it goes on with.
 
     Called when everything has been built, so that settings that were refused leave no trace.
     The first process writes, when all have looked whether the run has begun (`check_processes`).
+
+    Args:
+      directory: of the run.
+      run_spec: its settings.
+      data: its text.
+      step: that it goes on from.
     """
-    if not hosts.is_first() or _has_begun(directory):
+    if not hosts.is_first():
+        return
+    if _has_begun(directory):
+        _record_start(directory / "record.json", run_spec.mesh, step=step)
         return
     data.tokenizer.save(directory / "tokenizer.json")
     corpus_record.write(data.record, directory / "data" / "corpus.json")
@@ -150,14 +159,22 @@ def _check_config(path: pathlib.Path, run_spec: RunSpec) -> None:
 
 
 def _record(data: TextData, mesh: MeshSpec) -> dict[str, Any]:
-    """What a run was made with, so that two runs can be told apart."""
-    devices = jax.devices()
+    """What a run began with, so that two runs can be told apart."""
     return {
-        "command": shlex.join(["python", *sys.orig_argv[1:]]),
+        **_start(mesh),
         "corpus_sha256": data.record.sha256,
         "tokenizer_sha256": data.tokenizer.sha256,
         "num_train_rows": len(data.train.tokens),
         "num_heldout_rows": len(data.heldout.tokens),
+        "gone_on": [],
+    }
+
+
+def _start(mesh: MeshSpec) -> dict[str, Any]:
+    """The command, versions and devices of this process."""
+    devices = jax.devices()
+    return {
+        "command": shlex.join(["python", *sys.orig_argv[1:]]),
         "made_with": {
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in _PACKAGES},
@@ -169,18 +186,21 @@ def _record(data: TextData, mesh: MeshSpec) -> dict[str, Any]:
     }
 
 
-def _check_record(path: pathlib.Path, data: TextData, mesh: MeshSpec) -> None:
-    """Raises for other data; warns of other versions or devices, which may change bits."""
-    saved, now = _read_json(path), _record(data, mesh)
-    corpus_record.check_same_corpus(
-        data.record, recorded_sha256=saved["corpus_sha256"], where=str(path)
-    )
-    if saved["tokenizer_sha256"] != now["tokenizer_sha256"]:
-        raise ValueError(
-            f"{path.parent / 'tokenizer.json'}: sha256 {now['tokenizer_sha256']}, the run began "
-            f"with {saved['tokenizer_sha256']}"
-        )
-    was, new = saved["made_with"], now["made_with"]
+def starts(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """Each start that trained, oldest first: its `command` and what it was `made_with`.
+
+    Args:
+      record: content of `record.json`. Written by an older version, it knows the first alone.
+    """
+    gone_on = record["gone_on"] if "gone_on" in record else []
+    return [{"step": 0, **{name: record[name] for name in ("command", "made_with")}}, *gone_on]
+
+
+def _record_start(path: pathlib.Path, mesh: MeshSpec, *, step: int) -> None:
+    """Adds a start to the record; warns of other versions or devices, which may change bits."""
+    record = _read_json(path)
+    before, now = starts(record), {"step": step, **_start(mesh)}
+    was, new = before[-1]["made_with"], now["made_with"]
     changed = [f"{name} {was[name]} -> {new[name]}" for name in new if was[name] != new[name]]
     if changed:
         _LOG.warning(
@@ -188,6 +208,20 @@ def _check_record(path: pathlib.Path, data: TextData, mesh: MeshSpec) -> None:
             "bit for bit",
             path,
             ", ".join(changed),
+        )
+    _write_json(path, {**record, "gone_on": [*before[1:], now]})
+
+
+def _check_record(path: pathlib.Path, data: TextData) -> None:
+    """Raises unless the text and its tokenizer are those that the run began with."""
+    saved = _read_json(path)
+    corpus_record.check_same_corpus(
+        data.record, recorded_sha256=saved["corpus_sha256"], where=str(path)
+    )
+    if saved["tokenizer_sha256"] != data.tokenizer.sha256:
+        raise ValueError(
+            f"{path.parent / 'tokenizer.json'}: sha256 {data.tokenizer.sha256}, the run began "
+            f"with {saved['tokenizer_sha256']}"
         )
 
 

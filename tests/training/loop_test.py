@@ -122,7 +122,7 @@ def test_what_a_run_leaves(uninterrupted):
     assert lines[-2]["loss"] < lines[0]["loss"] and lines[0]["aux_loss"] == 0.0
     assert checkpoint.finished_steps(uninterrupted / "checkpoints") == [4, 8, 12]
     record = json.loads((uninterrupted / "record.json").read_text())
-    assert record["made_with"]["jax"] == jax.__version__
+    assert record["made_with"]["jax"] == jax.__version__ and record["gone_on"] == []
     loads = metrics.read_lines(uninterrupted / "load.jsonl")
     assert [line["step"] for line in loads] == logged
     per_layer = [sum(layer) for layer in loads[0]["load"]]
@@ -138,7 +138,8 @@ def test_a_finished_run_says_so_and_trains_nothing(uninterrupted, corpus):
         tiny.run_spec(corpus), uninterrupted, flops_per_token=None, console=console
     )
     assert outcome == loop.Outcome(12, 0, None)
-    assert "already finished: 12 steps" in console.export_text()
+    said = console.export_text()
+    assert "already finished: 12 steps" in said and "going on" not in said
     assert _lines(uninterrupted) == before
 
 

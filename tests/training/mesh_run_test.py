@@ -1,6 +1,7 @@
 """A whole run on a mesh: resumed, moved to other devices, and refused where it doesn't fit."""
 
 import dataclasses
+import json
 import logging
 
 import chex
@@ -13,7 +14,7 @@ from deepseek_jax.core import mesh_spec
 from deepseek_jax.core.mesh_spec import MeshSpec
 from deepseek_jax.nn.model import Decoder
 from deepseek_jax.parallel import layout as layout_lib
-from deepseek_jax.training import checkpoint, loop, optimizer, state
+from deepseek_jax.training import checkpoint, loop, optimizer, state, workdir
 from tests import tolerances
 from tests.training import loop_test, tiny
 
@@ -68,6 +69,13 @@ def test_a_run_goes_on_on_another_mesh_and_says_so(corpus, tmp_path, monkeypatch
     with caplog.at_level(logging.WARNING):
         assert loop_test._train(other, moved) == loop.Outcome(12, 7, None)
     assert "mesh 2x2x1 -> 1x2x2" in caplog.text and "bit for bit" in caplog.text
+    record = json.loads((moved / "record.json").read_text())
+    starts = [(start["step"], start["made_with"]["mesh"]) for start in workdir.starts(record)]
+    assert starts == [(0, "2x2x1"), (5, "1x2x2")]
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):  # as evaluation opens it, which trains nothing
+        workdir.load_data(moved, _spec(corpus, {}, **parts))
+    assert not caplog.text and json.loads((moved / "record.json").read_text()) == record
     there, here = (loop_test._saved_state(d, other).state for d in (whole, moved))
     chex.assert_trees_all_close(here.params, there.params, **tolerances.MODEL_F32)
 
