@@ -46,10 +46,12 @@ class Block(nn.Module):
             token_mask = context.positions[:, None] >= 0
         else:
             token_mask = context.document_ids != 0
-        part = feed_forward.DenseFeedForward if spec.is_dense else feed_forward.SparseFeedForward
-        fed = part(spec, self.layout, name="feed_forward")(
-            self._normed("feed_forward_norm", x), token_mask
-        )
+        part: feed_forward.DenseFeedForward | feed_forward.SparseFeedForward
+        if spec.is_dense:
+            part = feed_forward.DenseFeedForward(spec, name="feed_forward")
+        else:
+            part = feed_forward.SparseFeedForward(spec, self.layout, name="feed_forward")
+        fed = part(self._normed("feed_forward_norm", x), token_mask)
         x = layout_lib.constrain(self.layout, x + fed.x, "batch", None, None)
         return x, BlockOutput(fed.aux_loss, fed.stats, cache)
 

@@ -30,7 +30,6 @@ class DenseFeedForward(nn.Module):
     """One SwiGLU that every token visits. Params: `gate`, `up` [D, F], `down` [F, D]."""
 
     spec: ModelSpec
-    layout: Layout | None
 
     @nn.compact
     def __call__(
