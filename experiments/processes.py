@@ -88,7 +88,8 @@ def end_all(error: BaseException) -> NoReturn:
     print(
         f"error: process {jax.process_index()} of {jax.process_count()} ends, and with it the run: "
         "either by the error above, or, if it tells of a lost connection, because another process "
-        "was lost; see its output. Start all again to go on from the last checkpoint.",
+        "was lost; see its output. (On CPUs a timeout of Gloo can also mean that it came over 30 "
+        "seconds later.) Start all again to go on from the last checkpoint.",
         file=sys.stderr,
         flush=True,
     )

@@ -20,6 +20,8 @@ _NUM_NAMED = 4
 class MeshSpec:
     """The devices of a run, and how tokens travel to experts on other devices.
 
+    With `expert` 1 nothing travels, and `exchange` and `rows_factor` have no effect.
+
     Attributes:
       data: devices along the axis that cuts rows and parameters.
       expert: devices that the experts are spread over; cuts rows too.

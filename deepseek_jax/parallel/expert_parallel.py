@@ -59,6 +59,9 @@ def moe(
         all-to-all over expert   P C D there and back, P C K int32 and float32 there
         all-reduce over model    T D answers, where model > 1
 
+    Where C is T, nothing can be dropped on the way (`mesh.exchange="exact"`): training measures
+    held-out text so, whatever its own exchange is.
+
     Args:
       tokens: [T, D] of all devices, cut over data and expert; any float dtype.
       token_mask: [T] bool, cut alike.

@@ -3,7 +3,9 @@
 Letters as in `exchange` and `core.accounting`; sizes are of one device. The exchange and the
 gathering of experts are what `expert_parallel` does, to the byte. Where the compiler puts in the
 collectives itself (matrices that every token visits, model axis), the leanest usual program is
-counted: matrices gathered forward and backward, their gradients scattered.
+counted: matrices gathered forward and backward, their gradients scattered. With several
+microbatches the compiler for the CPU hoists one of the two gathers of the head out of their loop,
+and so sends less than is counted here.
 """
 
 import math

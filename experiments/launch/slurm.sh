@@ -7,6 +7,9 @@
 # One task for each GPU: JAX (0.10) gives a process of SLURM the one device whose number is its
 # SLURM_LOCALID, so every task must see all GPUs of its node (no --gpus-per-task, no --gpu-bind).
 # Submit from the repository's folder, on a file system that all nodes see. Not run yet.
+#
+# A run that gets SIGTERM saves and ends with exit code 0, which SLURM takes for finished, and does
+# not queue it again: submit it again to go on.
 #SBATCH --job-name=deepseek_jax
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=8

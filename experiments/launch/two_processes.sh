@@ -5,7 +5,8 @@
 #       --workdir=runs/two --config.mesh.data=2 --config.mesh.expert=2
 #
 # Output of process I goes to WORKDIR.process_I.log beside the run. PYTHON and PORT (of process 0)
-# may be set. Exit code: 0 if both processes end well, else that of the first that does not.
+# may be set. Exit code: 0 if both processes end well, else that of the first that does not. SIGTERM to
+# the script stops both at the same step, saved, and is an end with 0 too; the same command goes on.
 set -eu
 
 python=${PYTHON:-.venv/bin/python}
