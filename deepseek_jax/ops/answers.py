@@ -110,10 +110,7 @@ def _form(responses: Int[Array, "B S"], response_mask: Bool[Array, "B S"], ids: 
     _, num_eos, eos = find(ids.eos)
     is_single = (num_answer == 1) & (num_end_answer == 1) & (num_eos == 1)
     return _Form(
-        has_answer=is_single
-        & (answer < end_answer)
-        & (end_answer == length - 2)
-        & (eos == length - 1),
+        has_answer=is_single & (end_answer == length - 2) & (eos == length - 1),
         has_think=(num_think == 1)
         & is_think[:, 0]
         & (num_end_think == 1)

@@ -61,6 +61,10 @@ HAND = [
     ("<think>5</think><think><answer>12</answer>", "12", False, False),
     ("<answer>12</answer><think>5</think>", "12", False, False),
     ("<answer><think>12</answer>", "12", False, False),
+    ("<think>5</think><answer><answer>12</answer>", "12", False, False),
+    ("<think>5</think><answer>12</think></answer>", "12", False, False),
+    ("<think>5</think><answer><think>12</answer>", "12", False, False),
+    ("<think>5</think></answer>12<answer>", "12", False, False),
 ]
 
 
@@ -182,6 +186,15 @@ def test_a_response_as_long_as_the_row():
     args = arrays([longer, longer, [*longer[:-1], 5]], ["1", "12345", "1"])
     assert answers.is_right(*args, ids=IDS).tolist() == [True, False, False]
     assert answers.has_format(*args[:2], ids=IDS).tolist() == [True, True, False]
+
+
+def test_the_end_token_must_be_the_last_and_the_only_one():
+    row = TOKENIZER.encode(RIGHT).tolist()
+    rows = [[*row, EOS], [*row, EOS, EOS], [*row, 5], [row[0], EOS, *row[1:]]]
+    rows += [[row[0], EOS, *row[1:], 5], [EOS, *row, EOS], [EOS], []]
+    args = arrays(rows, ["12"] * len(rows))
+    assert answers.is_right(*args, ids=IDS).tolist() == [True] + [False] * 7
+    assert answers.has_format(*args[:2], ids=IDS).tolist() == [True] + [False] * 7
 
 
 def test_special_tokens_and_spelled_tags():
