@@ -64,21 +64,22 @@ def test_who_is_right(seed, size):
     assert not verify.is_right(problem, arithmetic.extra_carry(problem))
 
 
-@hypothesis.given(SEEDS, SIZES)
-def test_a_slip_is_one_column_and_what_follows(seed, size):
-    problem, generator = draw(seed, size)
-    response = responses.parse(arithmetic.slip(problem, generator))
-    sums, wrong = [], 0
-    for step in response.think.split(";"):
-        left, right = step.split("=")
-        error = int(right) - sum(map(int, left.split("+")))
-        assert abs(error) <= 2
-        wrong += error != 0
-        sums.append(int(right))
-    assert wrong == 1
-    digits = "".join(str(total % 10) for total in reversed(sums[:-1]))
-    assert response.answer == f"{sums[-1]}{digits}"
-    assert response.answer[0] != "0"
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_a_slip_is_one_column_and_what_follows(size):
+    for seed in range(200):
+        problem, generator = draw(seed, size)
+        response = responses.parse(arithmetic.slip(problem, generator))
+        sums, errors = [], []
+        for step in response.think.split(";"):
+            left, right = step.split("=")
+            # What is carried follows from the sum that was written, right or not.
+            assert (left.count("+") == 2) == (bool(sums) and sums[-1] >= 10)
+            errors.append(int(right) - sum(map(int, left.split("+"))))
+            sums.append(int(right))
+        assert sorted(map(abs, errors))[-1] in (1, 2) and errors.count(0) == size - 1
+        digits = "".join(str(total % 10) for total in reversed(sums[:-1]))
+        assert response.answer == f"{sums[-1]}{digits}"
+        assert response.answer != problem.answer and response.answer[0] != "0"
 
 
 @hypothesis.given(SEEDS, SIZES)

@@ -164,6 +164,23 @@ def test_careless_is_right_exactly_when_plus_and_minus_reach_it(seed, size):
     assert verify.is_right(problem, response) == (int(target) in reached)
 
 
+def test_hand_numbers_of_careless_work():
+    generator = np.random.default_rng(0)
+    # 3-7+5 would reach 1, through a number below 0.
+    problem = Problem("countdown", "3 7 5 -> 1=", "1", 2)
+    want = "<think>3+7=10;10-5=5</think><answer>3+7-5</answer>"
+    assert countdown.careless(problem, generator) == want
+    assert countdown.worked(HAND) == "<think>7*3=21;25+21=46</think><answer>25+7*3</answer>"
+
+
+def test_a_slip_is_one_other_number():
+    generator = np.random.default_rng(0)
+    for _ in range(300):
+        numbers = expressions.parse(responses.parse(countdown.slip(HAND, generator)).answer).numbers
+        assert sum(a != b for a, b in zip(numbers, (25, 7, 3), strict=True)) == 1
+        assert all(1 <= number <= countdown.MAX_NUMBER for number in numbers)
+
+
 def test_guesses_are_right_with_probability_a_tenth():
     problem, generator = draw(3, 3)
     rights = [verify.is_right(problem, countdown.guess(problem, generator)) for _ in range(2000)]
