@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from deepseek_jax.ops import dispatch, experts, grouped_matmul
@@ -52,6 +54,25 @@ def dropless(*, num_assignments: int) -> Moe:
             dispatch.dispatch(tokens, plan), weights, plan.group_sizes, block_rows=block_rows
         )
         return MoeOutput(dispatch.combine(rows, routing.weights, plan), plan.num_dropped)
+
+    return moe
+
+
+def every_expert() -> Moe:
+    """Every expert on every token; of the answers, those that were asked for."""
+
+    def moe(
+        tokens: Float[Array, "T D"],
+        token_mask: Bool[Array, " T"],
+        routing: Routing,
+        weights: ExpertWeights,
+    ) -> MoeOutput:
+        num_experts = weights.gate.shape[0]
+        # An id of E, which is no assignment, has a row of zeros.
+        chosen = jax.nn.one_hot(routing.expert_ids, num_experts, dtype=jnp.float32)
+        mixture = jnp.einsum("tke,tk->te", chosen, routing.weights)
+        mixture = jnp.where(token_mask[:, None], mixture, 0.0)
+        return MoeOutput(experts.swiglu_every_expert(tokens, weights, mixture), jnp.int32(0))
 
     return moe
 

@@ -47,9 +47,10 @@ def with_gradients(layer):
     [
         moe.dropless(num_assignments=1),
         moe.dropless(num_assignments=1000),  # another block, the same result
+        moe.every_expert(),
         moe.capacity(num_assignments=6, factor=1.5),  # 3 rows, which expert 2 needs
     ],
-    ids=["dropless", "dropless, large blocks", "capacity"],
+    ids=["dropless", "dropless, large blocks", "every expert", "capacity"],
 )
 def test_an_id_of_none_neither_answers_nor_learns_nor_drops(layer):
     chex.assert_trees_all_close(
