@@ -3,17 +3,12 @@
 `to_markdown` and `to_json` are pure functions of the findings; `write` puts both on disk.
 """
 
-import dataclasses
-import json
 import math
 import os
-import pathlib
 from typing import Any
 
-import numpy as np
-
 from deepseek_jax.evaluation import bits as bits_lib
-from deepseek_jax.evaluation import expert_usage
+from deepseek_jax.evaluation import expert_usage, page
 from deepseek_jax.evaluation import report_words as words
 from deepseek_jax.evaluation.findings import Experts, Findings, Sample
 
@@ -24,17 +19,12 @@ def write(findings: Findings, workdir: str | os.PathLike[str]) -> None:
     Raises:
       ValueError: a number that is not finite.
     """
-    directory = pathlib.Path(workdir)
-    content = json.dumps(to_json(findings), indent=1, allow_nan=False) + "\n"
-    for name, text in (("report.json", content), ("report.md", to_markdown(findings))):
-        unfinished = directory / f"{name}.tmp"
-        unfinished.write_text(text, encoding="utf-8")
-        unfinished.replace(directory / name)
+    page.write(workdir, markdown=to_markdown(findings), content=to_json(findings))
 
 
 def to_json(findings: Findings) -> dict[str, Any]:
     """The findings as dicts, lists, strings and numbers, with the verdicts."""
-    plain = _plain(findings)
+    plain = page.plain(findings)
     for score, node in zip(findings.scores, plain["scores"], strict=True):
         node |= {"is_beaten": score.is_beaten, "is_clear": score.is_clear}
     plain["heldout"]["nats_per_target"] = findings.heldout.nats_per_target
@@ -68,7 +58,7 @@ def _heldout(findings: Findings) -> str:
         )
         for score in sorted(findings.scores, key=lambda score: score.bits_per_byte.value)
     ]
-    table = _table(("", "bits per byte", "the model's lead", "verdict"), rows)
+    table = page.table(("", "bits per byte", "the model's lead", "verdict"), rows)
     kinds = ", ".join(f"{kind} {words.estimate(value)}" for kind, value in heldout.by_kind.items())
     by_kind = f" The model by kind of text: {kinds}." if len(heldout.by_kind) > 1 else ""
     return (
@@ -112,28 +102,23 @@ def _experts(experts: Experts | None) -> str:
     return (
         f"## Experts\n\n{words.usage(experts)} The entropy of an even router is "
         f"ln {experts.num_experts} = {math.log(experts.num_experts):.2f} nats.\n\n"
-        f"{_table(columns, rows)}\n\n{words.information(experts)}"
+        f"{page.table(columns, rows)}\n\n{words.information(experts)}"
     )
 
 
 def _pictures(findings: Findings) -> str:
-    return "\n\n".join(
-        f"![{plot.caption}]({plot.file})\n\n*{plot.caption}*" for plot in findings.plots
-    )
+    return "\n\n".join(page.picture(plot.file, plot.caption) for plot in findings.plots)
 
 
 def _samples(samples: tuple[Sample, ...]) -> str:
     """What the model writes, in fences that the text cannot close."""
     if not samples:
         return ""
-    blocks = []
-    for sample in samples:
-        text = sample.prompt + sample.completion
-        fence = "`" * max(3, 1 + words.longest_run(text, "`"))
-        blocks.append(
-            f"The first {len(sample.prompt)} characters are the prompt:\n\n"
-            f"{fence}text\n{text}\n{fence}"
-        )
+    blocks = [
+        f"The first {len(sample.prompt)} characters are the prompt:\n\n"
+        f"{page.fenced(sample.prompt + sample.completion)}"
+        for sample in samples
+    ]
     return "## What it writes\n\n" + "\n\n".join(blocks)
 
 
@@ -149,9 +134,9 @@ def _run(findings: Findings) -> str:
             "training",
             f"{run.num_steps:,} steps, {run.num_tokens:,} tokens "
             f"({run.num_tokens / corpus.num_train_targets:.2f} epochs), "
-            f"{words.seconds(run.train_seconds)}",
+            f"{page.seconds(run.train_seconds)}",
         ),
-        ("evaluation", words.seconds(run.evaluation_seconds)),
+        ("evaluation", page.seconds(run.evaluation_seconds)),
         ("parameters", ", ".join(f"{name} {n:,}" for name, n in findings.parameters.items())),
         (
             "training text",
@@ -161,29 +146,4 @@ def _run(findings: Findings) -> str:
         ),
         ("corpus sha256", f"`{corpus.sha256}`"),
     ]
-    return "## What was run\n\n" + _table(("", ""), rows)
-
-
-def _table(columns: Any, rows: Any) -> str:
-    """A Markdown table; cells may hold anything but line ends."""
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join(
-        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
-    )
-
-
-def _plain(value: Any) -> Any:
-    """Dataclasses and named tuples as dicts, arrays and tuples as lists."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {
-            field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)
-        }
-    if isinstance(value, tuple) and hasattr(value, "_asdict"):
-        return {name: _plain(item) for name, item in value._asdict().items()}
-    if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, (np.ndarray, np.generic)):
-        return value.tolist()
-    return value
+    return "## What was run\n\n" + page.table(("", ""), rows)

@@ -1,9 +1,8 @@
 """Numbers put into honest words: each sentence of the report that judges. Floor 5."""
 
-import itertools
 from collections.abc import Sequence
 
-from deepseek_jax.evaluation import expert_usage
+from deepseek_jax.evaluation import expert_usage, page
 from deepseek_jax.evaluation.bits import Estimate
 from deepseek_jax.evaluation.findings import Experts, Score
 
@@ -16,13 +15,15 @@ def headline(scores: Sequence[Score]) -> str:
     required = [score for score in scores if score.must_be_beaten]
     lost = [score for score in required if not score.is_beaten]
     if lost:
-        gaps = _joined([f"{score.name} by {-score.lead.value:.3f}" for score in lost])
+        gaps = page.joined([f"{score.name} by {-score.lead.value:.3f}" for score in lost])
         return f"FAIL: the model needs more bits per byte of held-out text than {gaps}."
-    gaps = _joined([f"{score.name} by {score.lead.value:.3f}" for score in required])
+    gaps = page.joined([f"{score.name} by {score.lead.value:.3f}" for score in required])
     line = f"PASS: the model needs fewer bits per byte of held-out text than {gaps}."
     unclear = [score.name for score in required if not score.is_clear]
     if unclear:
-        line += f" The lead over {_joined(unclear)} is within what other documents could change."
+        line += (
+            f" The lead over {page.joined(unclear)} is within what other documents could change."
+        )
     return line
 
 
@@ -64,7 +65,7 @@ def usage(experts: Experts) -> str:
 def information(experts: Experts) -> str:
     """Whether the choice of experts tells the kinds of text apart."""
     found = experts.information
-    kinds = _joined(list(experts.load_by_kind))
+    kinds = page.joined(list(experts.load_by_kind))
     if found is None:
         return f"All held-out text is of one kind ({kinds}): there are no kinds to tell apart."
     num_layers = len(found.bits)
@@ -88,21 +89,3 @@ def p_value(p: float) -> str:
     """A p-value; the least that the shuffles can show is given as a bound."""
     least = 1.0 / (1 + expert_usage.NUM_SHUFFLES)
     return f"<= {least:.3f}" if p <= least else f"{p:.3f}"
-
-
-def seconds(duration: float) -> str:
-    """A duration in seconds, and in minutes when it is long."""
-    if duration < 120.0:
-        return f"{duration:.0f} s"
-    return f"{duration:.0f} s ({duration / 60.0:.1f} minutes)"
-
-
-def longest_run(text: str, character: str) -> int:
-    """The most times a character stands in a row in a text."""
-    runs = (len(list(group)) for found, group in itertools.groupby(text) if found == character)
-    return max(runs, default=0)
-
-
-def _joined(names: list[str]) -> str:
-    """Names in a sentence: a, b and c."""
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
