@@ -1,34 +1,22 @@
 """The report's pictures, drawn without a display and without pyplot's state. Floor 5.
 
-Colours tell apart with any colour vision (Okabe and Ito's set, and a brown-purple scale), and
-no curve is told by colour alone.
+Loads stand on a brown-purple scale that tells apart with any colour vision, and no curve is told
+by colour alone.
 """
 
 import math
 import os
 from collections.abc import Mapping
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from jaxtyping import Int64
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
+from deepseek_jax.evaluation import drawing
 from deepseek_jax.evaluation.expert_usage import KindInformation
 from deepseek_jax.evaluation.history import Curve, History, RouterCurves
 
-_BLACK, _ORANGE, _SKY, _GREEN, _BLUE = "#222222", "#D55E00", "#56B4E9", "#009E73", "#0072B2"
-_GREY = "#8A8A8A"
-_DPI = 110
-_LEGEND_ABOVE: dict[str, Any] = {
-    "frameon": False,
-    "loc": "lower left",
-    "bbox_to_anchor": (0.0, 1.0),
-    "ncols": 2,
-    "fontsize": 9,
-}
 # The colour scale of loads ends at a quarter of and four times the even share.
 _LOAD_LIMIT = 2.0
 # An axis of information reaches at least this high, so that none at all can be drawn.
@@ -45,10 +33,12 @@ def loss_curve(
       history: of the run.
       baselines: bits per byte by name.
     """
-    figure, (axes,) = _figure(1, width=7.6, height=4.6)
+    figure, (axes,) = drawing.grid(1, 1, width=7.6, height=4.6)
     train, heldout = history.train, history.heldout
-    axes.plot(*train, color=_SKY, linewidth=1.4, label="training text")
-    axes.plot(*heldout, color=_BLUE, linewidth=1.8, marker="o", markersize=4, label="held-out text")
+    axes.plot(*train, color=drawing.SKY, linewidth=1.4, label="training text")
+    axes.plot(
+        *heldout, color=drawing.BLUE, linewidth=1.8, marker="o", markersize=4, label="held-out text"
+    )
     levels = [*baselines.values(), *heldout.values]
     lowest, highest = min([*levels, train.values.min()]), max(levels)
     margin = 0.08 * max(highest - lowest, 0.1)
@@ -59,7 +49,7 @@ def loss_curve(
     for (name, value), height in zip(
         sorted(baselines.items(), key=lambda item: item[1]), heights, strict=True
     ):
-        axes.axhline(value, color=_GREY, linewidth=1.0, linestyle="--", zorder=0)
+        axes.axhline(value, color=drawing.GREY, linewidth=1.0, linestyle="--", zorder=0)
         axes.annotate(
             f"{name} {value:.2f}",
             xy=(1.0, value),
@@ -68,13 +58,13 @@ def loss_curve(
             textcoords=axes.get_yaxis_transform(),
             va="center",
             fontsize=9,
-            color=_BLACK,
+            color=drawing.BLACK,
             annotation_clip=False,
         )
     axes.set_xlabel("optimizer steps")
     axes.set_ylabel("bits per byte of text (less is better)")
-    axes.legend(**_LEGEND_ABOVE)
-    _save(figure, path)
+    axes.legend(**drawing.LEGEND_ABOVE)
+    drawing.save(figure, path)
 
 
 def expert_load(
@@ -91,7 +81,7 @@ def expert_load(
         loads |= load_by_kind
     num_layers, num_experts = loads["all text"].shape
     height = 1.0 + len(loads) * (0.6 + 0.28 * max(num_layers, 2))
-    figure, panels = _figure(len(loads), width=7.6, height=height)
+    figure, panels = drawing.grid(len(loads), 1, width=7.6, height=height)
     scale = mpl.colormaps["PuOr_r"]
     for axes, (kind, load) in zip(panels, loads.items(), strict=True):
         share = load * num_experts / np.maximum(load.sum(axis=1, keepdims=True), 1)
@@ -116,7 +106,7 @@ def expert_load(
     bar = figure.colorbar(image, ax=panels, ticks=ticks, extend="both", pad=0.02)
     bar.set_ticklabels([f"{2.0**tick:g}x" for tick in ticks])
     bar.set_label("share of assignments\nover an even share (cross: none)", fontsize=9)
-    _save(figure, path)
+    drawing.save(figure, path)
 
 
 def kind_information(path: str | os.PathLike[str], information: KindInformation) -> None:
@@ -126,10 +116,10 @@ def kind_information(path: str | os.PathLike[str], information: KindInformation)
       path: the PNG to write.
       information: by layer.
     """
-    figure, (axes,) = _figure(1, width=6.4, height=3.8)
+    figure, (axes,) = drawing.grid(1, 1, width=6.4, height=3.8)
     layers = np.arange(len(information.bits))
     width = 0.38
-    axes.bar(layers - width / 2, information.bits, width, color=_BLUE, label="measured")
+    axes.bar(layers - width / 2, information.bits, width, color=drawing.BLUE, label="measured")
     above = information.shuffled_quantile - information.shuffled_mean
     axes.bar(
         layers + width / 2,
@@ -137,8 +127,8 @@ def kind_information(path: str | os.PathLike[str], information: KindInformation)
         width,
         yerr=np.stack([np.zeros_like(above), np.maximum(above, 0.0)]),
         capsize=3,
-        color=_ORANGE,
-        ecolor=_BLACK,
+        color=drawing.ORANGE,
+        ecolor=drawing.BLACK,
         hatch="//",
         edgecolor="white",
         label="kinds shuffled over documents (mean, 95% quantile)",
@@ -148,8 +138,8 @@ def kind_information(path: str | os.PathLike[str], information: KindInformation)
     axes.set_ylabel("mutual information of\nexpert and kind of text (bits)")
     highest = max(information.bits.max(), information.shuffled_quantile.max())
     axes.set_ylim(0.0, 1.05 * max(highest, _LEAST_BITS))
-    axes.legend(**_LEGEND_ABOVE)
-    _save(figure, path)
+    axes.legend(**drawing.LEGEND_ABOVE)
+    drawing.save(figure, path)
 
 
 def router_health(path: str | os.PathLike[str], curves: RouterCurves, *, num_experts: int) -> None:
@@ -160,26 +150,26 @@ def router_health(path: str | os.PathLike[str], curves: RouterCurves, *, num_exp
       curves: of the run.
       num_experts: E, whose logarithm bounds the entropy.
     """
-    figure, panels = _figure(2, width=7.6, height=5.0)
+    figure, panels = drawing.grid(2, 1, width=7.6, height=5.0)
     load, entropy = panels
-    load.plot(*curves.load_max_over_mean, color=_BLUE, linewidth=1.6)
+    load.plot(*curves.load_max_over_mean, color=drawing.BLUE, linewidth=1.6)
     _bound(load, 1.0, "even")
     load.set_ylabel("busiest expert over mean\n(load, worst layer)")
     load.set_ylim(0.8, 1.1 * max(curves.load_max_over_mean.values.max(), 1.2))
     load.set_title(_losses_in_words(curves), fontsize=10, loc="left")
-    entropy.plot(*curves.entropy, color=_GREEN, linewidth=1.6)
+    entropy.plot(*curves.entropy, color=drawing.GREEN, linewidth=1.6)
     bound = math.log(num_experts)
     _bound(entropy, bound, f"ln {num_experts}")
     entropy.set_ylim(0.0, 1.15 * bound)
     entropy.set_ylabel("router entropy\n(nats, worst layer)")
     entropy.set_xlim(0, None)
     entropy.set_xlabel("optimizer steps")
-    _save(figure, path)
+    drawing.save(figure, path)
 
 
 def _bound(axes: Axes, height: float, name: str) -> None:
     """A dashed line with its name above its right end."""
-    axes.axhline(height, color=_GREY, linewidth=1.0, linestyle="--")
+    axes.axhline(height, color=drawing.GREY, linewidth=1.0, linestyle="--")
     axes.annotate(
         name,
         xy=(0.995, height),
@@ -188,7 +178,7 @@ def _bound(axes: Axes, height: float, name: str) -> None:
         textcoords="offset points",
         ha="right",
         fontsize=9,
-        color=_BLACK,
+        color=drawing.BLACK,
     )
 
 
@@ -208,17 +198,3 @@ def _spread(heights: list[float], *, gap: float) -> list[float]:
     for height in heights:
         placed.append(max(height, placed[-1] + gap) if placed else height)
     return placed
-
-
-def _figure(num_panels: int, *, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    """A figure with panels one below another, in inches."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(num_panels, 1, squeeze=False, sharex=True)[:, 0]
-    for axes in panels:
-        axes.spines[["top", "right"]].set_visible(False)
-    return figure, list(panels)
-
-
-def _save(figure: Figure, path: str | os.PathLike[str]) -> None:
-    figure.savefig(path, format="png", dpi=_DPI)
