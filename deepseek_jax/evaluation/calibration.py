@@ -38,11 +38,6 @@ class Bin(NamedTuple):
     mean_prob: float
     share: Share
 
-    @property
-    def count(self) -> int:
-        """Pairs of the bin."""
-        return self.share.num
-
 
 def pair_accuracy(chosen: Float[np.ndarray, " N"], rejected: Float[np.ndarray, " N"]) -> Share:
     """The share of pairs whose chosen response has the higher score.
@@ -95,8 +90,8 @@ def reliability(
       num_bins: of which those without pairs are left out.
 
     Returns:
-      bins in ascending order; their counts add up to N. A probability on an edge belongs to the
-      upper bin, and 1 to the last.
+      bins in ascending order; their numbers of pairs add up to N. A probability on an edge
+      belongs to the upper bin, and 1 to the last.
 
     Raises:
       ValueError: nothing to compare, other lengths, no bins, or no probability.
@@ -127,7 +122,7 @@ def expected_calibration_error(
     Args, Raises: as `reliability`.
     """
     bins = reliability(probs, outcomes, num_bins=num_bins)
-    gaps = sum(found.count * abs(found.share.value - found.mean_prob) for found in bins)
+    gaps = sum(found.share.num * abs(found.share.value - found.mean_prob) for found in bins)
     return float(gaps / len(probs))
 
 

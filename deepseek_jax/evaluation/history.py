@@ -76,6 +76,24 @@ def from_records(records: Sequence[Mapping[str, Any]], *, train_bytes_per_target
     )
 
 
+def policy_curve(records: Sequence[Mapping[str, Any]], name: str) -> Curve:
+    """One quantity over the iterations of reinforcement.
+
+    Args:
+      records: in order; a record has its number as `iteration` or `step`.
+      name: of the quantity; a record that lacks it, or has None, did not measure it.
+
+    Returns:
+      A point for each record that measured it.
+
+    Raises:
+      KeyError: a record with the quantity and without a number.
+    """
+    lines = [record for record in records if name in record and record[name] is not None]
+    numbers = [line["iteration"] if "iteration" in line else line["step"] for line in lines]
+    return Curve(np.array(numbers, np.int64), np.array([line[name] for line in lines], np.float64))
+
+
 def _curve(records: Sequence[Mapping[str, Any]], name: str) -> Curve:
     """One quantity of the lines."""
     return Curve(

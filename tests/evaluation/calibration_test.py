@@ -39,7 +39,7 @@ def test_bins_by_hand():
     probs = np.array([0.0, 0.2, 0.25, 0.9, 1.0])
     outcomes = np.array([False, True, False, True, True])
     first, second, last = calibration.reliability(probs, outcomes, num_bins=4)
-    assert (first.count, second.count, last.count) == (2, 1, 2)
+    assert (first.share.num, second.share.num, last.share.num) == (2, 1, 2)
     np.testing.assert_allclose(
         [(b.mean_prob, b.share.value) for b in (first, second, last)],
         [(0.1, 0.5), (0.25, 0.0), (0.95, 1.0)],
