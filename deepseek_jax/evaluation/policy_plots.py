@@ -150,6 +150,7 @@ def hacking(
       without_kl: of the run that is not.
     """
     figure, panels = drawing.grid(1, 2, width=9.2, height=3.8)
+    reached = [0.0, 1.0]
     titles = ("held near the reference by KL", "without KL")
     for axes, title, records in zip(panels, titles, (with_kl, without_kl), strict=True):
         for metric, colour, line in (
@@ -160,9 +161,11 @@ def hacking(
             marker = _dot(len(curve.steps))
             label = {"reward": "mean reward (learned)", "accuracy": "true accuracy"}[metric]
             axes.plot(*curve, color=colour, linestyle=line, marker=marker, label=label)
+            reached += [*curve.values]
         axes.set_title(title, fontsize=10, loc="right")
-        axes.set_ylim(-0.03, 1.03)
         axes.set_xlabel("iterations")
+    for axes in panels:
+        axes.set_ylim(min(reached) - 0.03, max(reached) + 0.03)
     panels[0].set_ylabel("of the rollouts")
     panels[0].legend(**{**drawing.LEGEND_ABOVE, "ncols": 1})
     drawing.save(figure, path)
