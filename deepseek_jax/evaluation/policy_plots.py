@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
+from matplotlib.ticker import MaxNLocator
 
 from deepseek_jax.evaluation import drawing, history
 from deepseek_jax.evaluation.accuracy import Accuracy, Share
@@ -123,7 +124,7 @@ def policy_curves(
     for axes in panels[len(shown) :]:
         axes.set_visible(False)
     for axes in panels[max(len(shown) - _COLUMNS, 0) : len(shown)]:
-        axes.set_xlabel("iterations")
+        _count_iterations(axes)
         axes.tick_params(labelbottom=True)
     ordered = [arm for arm in curves if arm in handles]
     figure.legend(
@@ -163,7 +164,7 @@ def hacking(
             axes.plot(*curve, color=colour, linestyle=line, marker=marker, label=label)
             reached += [*curve.values]
         axes.set_title(title, fontsize=10, loc="right")
-        axes.set_xlabel("iterations")
+        _count_iterations(axes)
     for axes in panels:
         axes.set_ylim(min(reached) - 0.03, max(reached) + 0.03)
     panels[0].set_ylabel("of the rollouts")
@@ -234,6 +235,12 @@ def accuracy_by_stage(path: str | os.PathLike[str], rows: Sequence[StageRow]) ->
     axes.set_xlabel("accuracy on held-out problems (95% intervals)")
     axes.legend(**drawing.LEGEND_ABOVE)
     drawing.save(figure, path)
+
+
+def _count_iterations(axes: Axes) -> None:
+    """A horizontal axis of whole iterations."""
+    axes.set_xlabel("iterations")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _intervals(

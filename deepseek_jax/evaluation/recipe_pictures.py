@@ -7,7 +7,11 @@ from deepseek_jax.evaluation.policy_plots import StageRow
 from deepseek_jax.evaluation.recipe_findings import ARMS, PPO_LEARNED, PPO_NO_KL, RecipeFindings
 
 STAGES, STEPS = "accuracy_by_stage.png", "accuracy_by_steps.png"
-RELIABILITY, HACKING, CURVES = "reliability.png", "hacking.png", "policy_curves.png"
+RELIABILITY, REWARD_AND_TRUTH, CURVES = (
+    "reliability.png",
+    "reward_and_truth.png",
+    "policy_curves.png",
+)
 
 
 def has_curves(findings: RecipeFindings) -> bool:
@@ -43,7 +47,7 @@ def draw(findings: RecipeFindings, directory: pathlib.Path) -> None:
         policy_plots.reliability(directory / RELIABILITY, findings.reward_model.bins)
     if can_show_hacking(findings):
         held, freed = findings.arms[PPO_LEARNED], findings.arms[PPO_NO_KL]
-        policy_plots.hacking(directory / HACKING, held.records, freed.records)
+        policy_plots.hacking(directory / REWARD_AND_TRUTH, held.records, freed.records)
     if has_curves(findings):
         policy_plots.policy_curves(
             directory / CURVES, {name: arm.records for name, arm in arms.items()}

@@ -129,7 +129,7 @@ def _article(table: ArticleTable) -> str:
     """The article's table with our figures, and what each column means."""
     measured = zip(ARTICLE.items(), (table.r1, table.r1_zero, table.dense), strict=True)
     rows = [_article_row(name, theirs, ours) for (name, theirs), ours in measured]
-    columns = ("row", "what stands in it here", "latency, ms", "accuracy", "utilization")
+    columns = ("row", "what stands in it here", "latency, ms a token", "accuracy", "utilization")
     advice = words.advice(table)
     return (
         "## The article's table\n\n"
@@ -213,7 +213,9 @@ def _hacking(findings: RecipeFindings) -> str:
     ]
     if recipe_pictures.can_show_hacking(findings):
         parts.append(
-            page.picture(recipe_pictures.HACKING, "What the reward model says, and what is true.")
+            page.picture(
+                recipe_pictures.REWARD_AND_TRUTH, "What the reward model says, and what is true."
+            )
         )
     return "\n\n".join(parts)
 

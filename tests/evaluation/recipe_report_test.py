@@ -247,3 +247,8 @@ def test_arms_that_cannot_be_compared_are_refused():
     other = dataclasses.replace(arm(3), sampled=fewer)
     with pytest.raises(ValueError, match="grpo was asked"):
         made(arms={**only("base"), "grpo": other})
+
+
+def test_a_run_without_kl_that_ends_more_right_is_not_hacked():
+    arms = {**ALL_ARMS, "ppo_learned": arm(40), "ppo_no_kl": arm(95, records=FREED)}
+    assert not made(arms=arms).was_hacked
