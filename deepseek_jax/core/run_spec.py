@@ -22,8 +22,10 @@ class DataSpec:
         (of all installed packages), "folder" (every text file below `path`) or "jsonl".
       path: the folder or file; None for the installed sources.
       field: the text field of a JSONL line; None for other sources.
+      prompt_field: the field of a JSONL line whose text stands in front of the one in `field`,
+        is read and not scored; None for no prompts.
       max_bytes: documents are taken, in an order fixed by hash, until this many bytes of
-        text are reached; None takes all. What was left out is recorded.
+        text, prompts included, are reached; None takes all. What was left out is recorded.
       tokenizer: "bytes", "tagged_bytes" (with one token for each tag of a response), "bpe"
         (trained on the training split) or "file".
       tokenizer_path: a `tokenizer.json`; only for "file".
@@ -35,6 +37,7 @@ class DataSpec:
     source: Literal["stdlib", "packages", "folder", "jsonl"]
     path: str | None
     field: str | None
+    prompt_field: str | None
     max_bytes: int | None
     tokenizer: Literal["bytes", "tagged_bytes", "bpe", "file"]
     tokenizer_path: str | None
@@ -67,6 +70,13 @@ class DataSpec:
                 f"data.{name}",
                 value,
                 f"{'given' if needed else 'None'} with {because}",
+            )
+        if self.prompt_field is not None:
+            require(
+                self.source == "jsonl" and self.prompt_field != self.field,
+                "data.prompt_field",
+                self.prompt_field,
+                f'None, or with data.source="jsonl" another field than data.field={self.field!r}',
             )
         if self.bpe_vocab_size is not None:
             require(

@@ -30,7 +30,7 @@ def read(data_spec: DataSpec) -> sources.Found:
         case "folder", str(path), _:
             return sources.read_folder(path)
         case "jsonl", str(path), str(field):
-            return sources.read_jsonl(path, field=field)
+            return sources.read_jsonl(path, field=field, prompt_field=data_spec.prompt_field)
         case other:
             raise ValueError(f"data.source, data.path, data.field = {other!r}: no such source")
 
@@ -43,13 +43,13 @@ def build(
     Args:
       found: documents in any order, and what reading already left out.
       source: what the record calls their origin.
-      max_bytes: documents are taken, whole, in an order of hashes until these bytes are
-        reached or passed; None takes all.
+      max_bytes: documents are taken, whole, in an order of hashes until these bytes, prompts
+        included, are reached or passed; None takes all.
       heldout_fraction: share of the groups held out, rounded to whole groups, at least one.
 
     Returns:
-      The split. No text occurs twice, up to blanks at the ends of lines, on one side or both;
-      no group has documents on both sides.
+      The split. No text occurs twice behind the same prompt, up to blanks at the ends of lines,
+      on one side or both; no group has documents on both sides.
 
     Raises:
       ValueError: no document has any text, or one group alone is left to split.
@@ -90,15 +90,16 @@ def _side(group: str) -> str:
 
 
 def _distinct(ordered: list[Document], exclusions: list[Exclusion]) -> list[Document]:
-    """The first document of each text; adds the others, and the empty ones, to `exclusions`."""
-    first_names: dict[str, str] = {}
+    """The first document of each prompt and text; `exclusions` gets the others and empty texts."""
+    first_names: dict[tuple[str, str], str] = {}
     kept = []
     for document in ordered:
-        size = documents_lib.byte_count(document)
+        size = documents_lib.size(document)
         if not document.text.strip():
             exclusions.append(Exclusion(document.name, "empty", "", size))
             continue
-        key = documents_lib.normalized_digest(document.text)
+        prompt, text = document.prompt, document.text
+        key = documents_lib.normalized_digest(prompt), documents_lib.normalized_digest(text)
         if key in first_names:
             detail = f"same text as {first_names[key]}"
             exclusions.append(Exclusion(document.name, "duplicate", detail, size))
@@ -119,9 +120,8 @@ def _limited(
         if total >= max_bytes:
             left = ordered[index:]
             exclusions.extend(
-                Exclusion(rest.name, "max_bytes", "", documents_lib.byte_count(rest))
-                for rest in left
+                Exclusion(rest.name, "max_bytes", "", documents_lib.size(rest)) for rest in left
             )
             return ordered[:index]
-        total += documents_lib.byte_count(document)
+        total += documents_lib.size(document)
     return ordered

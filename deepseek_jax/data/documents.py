@@ -19,13 +19,15 @@ class Document(NamedTuple):
         of one module are a group.
       kind: "code" (sources without docstrings), "prose" (docstrings, documentation) or "text"
         (a user's own).
-      text: what a tokenizer sees.
+      text: what a model learns to write.
+      prompt: what stands in front of the text and is read, not scored; "" for none.
     """
 
     name: str
     group: str
     kind: Kind
     text: str
+    prompt: str = ""
 
 
 class Exclusion(NamedTuple):
@@ -45,8 +47,19 @@ class Exclusion(NamedTuple):
 
 
 def byte_count(document: Document) -> int:
-    """Bytes of the text in UTF-8, the denominator of bits per byte."""
+    """Bytes of the text in UTF-8, the denominator of bits per byte; the prompt is none of it."""
     return len(document.text.encode("utf-8"))
+
+
+def size(document: Document) -> int:
+    """Bytes of the prompt and the text in UTF-8: all that is read."""
+    return len(document.prompt.encode("utf-8")) + byte_count(document)
+
+
+def content_digest(document: Document) -> str:
+    """SHA-256 of what is read: of the text, or of the hashes of prompt and text."""
+    text = digest(document.text)
+    return digest(f"{digest(document.prompt)}\0{text}") if document.prompt else text
 
 
 def digest(text: str) -> str:

@@ -18,7 +18,7 @@ _SHORT_HASH = 16
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One document: `sha256` holds the first 16 hexadecimal digits."""
+    """One document: `sha256` holds the first 16 hexadecimal digits, `num_bytes` has no prompt."""
 
     name: str
     kind: str
@@ -41,9 +41,10 @@ class CorpusRecord:
 
     Attributes:
       source: `data.source`.
-      sha256: hash over names, kinds, sides and whole texts; equal hashes mean equal corpora.
+      sha256: hash over names, kinds, sides and whole prompts and texts; equal hashes mean equal
+        corpora.
       num_groups: groups that were split.
-      kept: counts by "side/kind".
+      kept: counts by "side/kind"; bytes of texts, without prompts.
       excluded: counts by reason.
       faults: files that were excluded because something is wrong with them, with the fault.
       files: every document, sorted by name.
@@ -80,15 +81,15 @@ def make(
     lines = []
     for split, members in sides:
         for document in members:
-            text_hash = documents_lib.digest(document.text)
-            lines.append(json.dumps([document.name, document.kind, split, text_hash]))
+            content_hash = documents_lib.content_digest(document)
+            lines.append(json.dumps([document.name, document.kind, split, content_hash]))
             entries.append(
                 Entry(
                     name=document.name,
                     kind=document.kind,
                     split=split,
                     num_bytes=documents_lib.byte_count(document),
-                    sha256=text_hash[:_SHORT_HASH],
+                    sha256=content_hash[:_SHORT_HASH],
                 )
             )
     total.update("\n".join(sorted(lines)).encode("utf-8"))

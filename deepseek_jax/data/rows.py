@@ -2,15 +2,16 @@
 
 A document of n tokens is [BOS, t_1 .. t_n, EOS]: its n + 1 inputs are all but the last, its
 targets all but the first, so that every token behind BOS is predicted exactly once in an
-epoch. A row's end cuts a document into pieces; the next row continues it as a piece of its
-own, without BOS, at position 0. Only the last row may have padding, at its end.
+epoch, but for those of its prompt, which are inputs only. A row's end cuts a document into
+pieces; the next row continues it as a piece of its own, without BOS, at position 0. Only the
+last row may have padding, at its end.
 """
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int8, Int32
+from jaxtyping import Bool, Int8, Int32, Int64
 
 from deepseek_jax.data import documents as documents_lib
 from deepseek_jax.data.documents import Document
@@ -23,7 +24,7 @@ class Rows(NamedTuple):
     Attributes:
       tokens: inputs; `pad_id` in padding.
       targets: the next token of the same document; 0 where `target_mask` is False.
-      target_mask: True everywhere but in padding.
+      target_mask: True where a target is scored: not in padding, not for tokens of a prompt.
       document_ids: the piece a token belongs to, 1, 2, .. within its row; 0 is padding.
       positions: index of the token in its piece; 0 in padding.
     """
@@ -58,12 +59,19 @@ def shuffled(documents: Sequence[Document], *, seed: int) -> list[Document]:
 def pack_documents(
     documents: Sequence[Document], tokenizer: Tokenizer, *, sequence_length: int
 ) -> Packed:
-    """Tokenizes documents and packs them in the order given."""
+    """Tokenizes documents, prompts and texts each for itself, and packs them in the order given."""
     token_ids = tokenizer.encode_batch([document.text for document in documents])
+    prompts = [document.prompt for document in documents]
+    num_unscored = np.zeros(len(prompts), dtype=np.int64)
+    if any(prompts):
+        prompt_ids = tokenizer.encode_batch(prompts)
+        num_unscored = np.array([len(ids) for ids in prompt_ids], dtype=np.int64)
+        token_ids = [np.concatenate(pair) for pair in zip(prompt_ids, token_ids, strict=True)]
     kinds = np.array([documents_lib.KINDS.index(d.kind) for d in documents], dtype=np.int8)
     return pack(
         token_ids,
         kinds,
+        num_unscored,
         sequence_length=sequence_length,
         bos_id=tokenizer.bos_id,
         eos_id=tokenizer.eos_id,
@@ -74,6 +82,7 @@ def pack_documents(
 def pack(
     token_ids: Sequence[Int32[np.ndarray, " _"]],
     kinds: Int8[np.ndarray, " documents"],
+    num_unscored: Int64[np.ndarray, " documents"],
     *,
     sequence_length: int,
     bos_id: int,
@@ -85,20 +94,28 @@ def pack(
     Args:
       token_ids: the tokens of each document, without BOS and EOS; may be empty.
       kinds: the kind of each document.
+      num_unscored: leading tokens of each document that are inputs and never scored.
       sequence_length: L.
       bos_id: put before each document.
       eos_id: put behind each document.
       pad_id: fills the last row.
 
     Returns:
-      ceil(sum over documents of (tokens + 1) / L) rows.
+      ceil(sum over documents of (tokens + 1) / L) rows. The scored targets of all rows, in
+      order, are the tokens of each document behind its unscored ones, and EOS.
 
     Raises:
-      ValueError: no documents, or more kinds than documents or fewer.
+      ValueError: no documents, more kinds than documents or fewer, or more unscored tokens than
+        a document has.
     """
-    if not token_ids or len(token_ids) != len(kinds):
-        raise ValueError(f"{len(token_ids)} documents with {len(kinds)} kinds cannot be packed")
+    if not token_ids or not len(token_ids) == len(kinds) == len(num_unscored):
+        raise ValueError(
+            f"{len(token_ids)} documents with {len(kinds)} kinds and {len(num_unscored)} counts of "
+            "unscored tokens cannot be packed"
+        )
     lengths = np.array([len(ids) + 1 for ids in token_ids], dtype=np.int64)
+    if np.any((num_unscored < 0) | (num_unscored >= lengths)):
+        raise ValueError(f"num_unscored={num_unscored} of documents of {lengths - 1} tokens")
     starts = np.cumsum(lengths) - lengths
     num_inputs = int(lengths.sum())
     num_rows = -(-num_inputs // sequence_length)
@@ -113,7 +130,11 @@ def pack(
     targets = np.zeros(size, dtype=np.int32)
     targets[: num_inputs - 1] = tokens[1:num_inputs]
     targets[starts + lengths - 1] = eos_id
-    target_mask = np.arange(size) < num_inputs
+    # Input i of a document has the target i + 1, so that as many inputs are unscored as tokens.
+    target_mask = np.zeros(size, dtype=bool)
+    index = np.arange(num_inputs) - np.repeat(starts, lengths)
+    target_mask[:num_inputs] = index >= np.repeat(num_unscored, lengths)
+    targets[~target_mask] = 0
 
     # Document numbers from 1 over the whole stream, then from 1 within each row.
     number = np.zeros(size, dtype=np.int32)

@@ -111,13 +111,21 @@ def read_folder(path: str) -> Found:
     return found
 
 
-def read_jsonl(path: str, *, field: str) -> Found:
-    """One field of every line of a JSONL file; each distinct text is its own group.
+def read_jsonl(path: str, *, field: str, prompt_field: str | None) -> Found:
+    """A text of every line of a JSONL file, and the prompt in front of it.
+
+    Each distinct text is its own group; of lines with a prompt, each distinct prompt is, so that
+    no prompt is on both sides of the split.
+
+    Args:
+      path: the file; names of documents have its last part only, wherever it lies.
+      field: of the text.
+      prompt_field: of the prompt; None for no prompts.
 
     Raises:
       FileNotFoundError: no such file.
       IsADirectoryError: `path` is a folder.
-      ValueError: the file is not UTF-8, or a line does not parse, is no object, lacks the
+      ValueError: the file is not UTF-8, or a line does not parse, is no object, lacks a
         field or holds something else than a string there; names file, line and expectation.
     """
     file = pathlib.Path(path)
@@ -129,9 +137,12 @@ def read_jsonl(path: str, *, field: str) -> Found:
     if not lines[-1]:
         lines.pop()
     found = Found([], [])
+    fields = (field,) if prompt_field is None else (prompt_field, field)
     for number, line in enumerate(lines, start=1):
-        text = _json_field(line, field=field, where=f"{path}:{number}")
-        found.documents.append(Document(f"{file.name}:{number}", text, "text", text))
+        *prompts, text = _json_fields(line, fields=fields, where=f"{path}:{number}")
+        prompt = "".join(prompts)
+        name = f"{file.name}:{number}"
+        found.documents.append(Document(name, prompt or text, "text", text, prompt))
     return found
 
 
@@ -190,22 +201,24 @@ def _read_utf8(path: pathlib.Path) -> str:
         ) from error
 
 
-def _json_field(line: str, *, field: str, where: str) -> str:
-    """The string in one field of a line of JSON."""
-    expected = f"expected a JSON object with a string in the field {field!r}"
+def _json_fields(line: str, *, fields: tuple[str, ...], where: str) -> list[str]:
+    """The strings in some fields of a line of JSON."""
+    expected = " and ".join(f"a string in the field {field!r}" for field in fields)
+    expected = f"expected a JSON object with {expected}"
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{where}: does not parse ({error}); {expected}") from error
     if not isinstance(record, dict):
         raise ValueError(f"{where}: holds {type(record).__name__}; {expected}")
-    if field not in record:
-        raise ValueError(f"{where}: has only the fields {sorted(record)}; {expected}")
-    text = record[field]
-    if not isinstance(text, str):
-        raise ValueError(f"{where}: {field!r} holds {type(text).__name__}; {expected}")
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise ValueError(f"{where}: {field!r} holds a lone surrogate; {expected}") from error
-    return text
+    for field in fields:
+        if field not in record:
+            raise ValueError(f"{where}: has only the fields {sorted(record)}; {expected}")
+        text = record[field]
+        if not isinstance(text, str):
+            raise ValueError(f"{where}: {field!r} holds {type(text).__name__}; {expected}")
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{where}: {field!r} holds a lone surrogate; {expected}") from error
+    return [record[field] for field in fields]

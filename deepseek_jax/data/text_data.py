@@ -68,7 +68,7 @@ def load(data_spec: DataSpec, *, seed: int, tokenizer_path: str | None = None) -
     length = data_spec.sequence_length
     train_documents = rows_lib.shuffled(corpus.train, seed=seed)
     train = rows_lib.pack_documents(train_documents, tokenizer, sequence_length=length)
-    num_inputs = int(train.rows.target_mask.sum())
+    num_inputs = int((train.rows.document_ids > 0).sum())
     if num_inputs < length:
         raise ValueError(
             f"data.sequence_length={length}: the training text has only "
@@ -90,7 +90,12 @@ def make_tokenizer(data_spec: DataSpec, train_documents: list[Document]) -> Toke
             return tokenizers.tagged_bytes_tokenizer()
         case "bpe", _, int(vocab_size):
             return tokenizers.train_bpe(
-                (document.text for document in train_documents),
+                (
+                    text
+                    for document in train_documents
+                    for text in (document.prompt, document.text)
+                    if text
+                ),
                 vocab_size=vocab_size,
                 max_bytes=BPE_TRAINING_BYTES,
             )

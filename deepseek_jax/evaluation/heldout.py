@@ -25,11 +25,13 @@ Batch = Mapping[str, Array]
 class HeldoutSet(NamedTuple):
     """The rows that every method is measured on, and the documents in them.
 
-    The last document may be cut by the end of the rows; what is left of it is a document.
+    The last document may be cut by the end of the rows; what is left of it is a document, unless
+    it is only a prompt.
 
     Attributes:
       rows: inputs and targets.
-      document_index: which document a position belongs to, from 0; -1 in padding.
+      document_index: which document a position belongs to, from 0; -1 in padding and in what is
+        left out.
       num_bytes: text of each document's targets, in bytes.
       num_targets: targets of each document, its end included.
       kind_ids: index of each document into `documents.KINDS`.
@@ -83,7 +85,8 @@ def make(
       num_rows: rows to take; None for all.
 
     Raises:
-      ValueError: fewer rows than asked for, or rows that don't start with a document.
+      ValueError: fewer rows than asked for, rows that don't start with a document, or that hold
+        nothing but prompts.
     """
     available = len(rows.tokens)
     if num_rows is not None and not 1 <= num_rows <= available:
@@ -94,9 +97,12 @@ def make(
     document_index = index_documents(rows, bos_id=bos_id)
     mask = rows.target_mask
     index = document_index[mask]
+    if not index.size:
+        raise ValueError(f"the first {len(rows.tokens)} held-out rows hold nothing but prompts")
     num_documents = int(index.max()) + 1
+    document_index = np.where(document_index < num_documents, document_index, np.int32(-1))
     lengths = token_byte_lengths[rows.targets[mask]]
-    is_first = mask & (rows.tokens == bos_id)
+    is_first = (document_index >= 0) & (rows.tokens == bos_id)
     return HeldoutSet(
         rows,
         document_index,
@@ -112,14 +118,15 @@ def index_documents(rows: Rows, *, bos_id: int) -> Int32[np.ndarray, "B L"]:
     Raises:
       ValueError: the first row doesn't start with a document.
     """
-    if rows.tokens.flat[0] != bos_id or not rows.target_mask.flat[0]:
+    is_text = rows.document_ids > 0
+    if rows.tokens.flat[0] != bos_id or not is_text.flat[0]:
         raise ValueError(
             f"the rows start with token {rows.tokens.flat[0]}, not with the start of a document "
             f"(token {bos_id})"
         )
-    starts = rows.target_mask & (rows.tokens == bos_id)
+    starts = is_text & (rows.tokens == bos_id)
     index = np.cumsum(starts.ravel(), dtype=np.int32).reshape(starts.shape) - 1
-    return np.where(rows.target_mask, index, np.int32(-1))
+    return np.where(is_text, index, np.int32(-1))
 
 
 def target_terms(

@@ -35,7 +35,7 @@ def make_measure(
       state -> {"heldout_loss": mean nats a target, "heldout_bits_per_byte"}.
 
     Raises:
-      ValueError: there are fewer held-out rows.
+      ValueError: there are fewer held-out rows, or these hold nothing but prompts.
     """
     if num_rows > rows.num_rows(data.heldout):
         raise ValueError(
@@ -45,6 +45,10 @@ def make_measure(
     part = Rows(*(array[:num_rows] for array in data.heldout))
     num_bytes = rows.target_bytes(part, data.tokenizer.token_byte_lengths)
     num_targets = int(part.target_mask.sum())
+    if not num_bytes:
+        raise ValueError(
+            f"train.eval_rows={num_rows}: these rows hold no text, only prompts; give more rows"
+        )
     total_nats = jax.jit(lambda params, balance, batch: _nats(apply, params, balance, batch))
 
     def measure(state: TrainState) -> dict[str, float]:

@@ -62,6 +62,7 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
             source="packages",
             path=presets.optional(),
             field=presets.optional(),
+            prompt_field=presets.optional(),
             max_bytes=presets.optional(),
             tokenizer="bpe",
             tokenizer_path=presets.optional(),

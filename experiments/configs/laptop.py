@@ -58,6 +58,7 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
             source="stdlib",
             path=presets.optional(),
             field=presets.optional(),
+            prompt_field=presets.optional(),
             max_bytes=presets.optional(),
             tokenizer="bpe",
             tokenizer_path=presets.optional(),

@@ -16,6 +16,7 @@ RUN = run_spec.RunSpec(
         source="stdlib",
         path=None,
         field=None,
+        prompt_field=None,
         max_bytes=1000,
         tokenizer="bytes",
         tokenizer_path=None,
@@ -76,6 +77,17 @@ BROKEN = [  # node, changes, what the message starts with
         "data",
         {"source": "folder", "path": "x", "field": "text"},
         "data.field='text': must be None with data.source='folder'",
+    ),
+    (
+        "data",
+        {"prompt_field": "question"},
+        "data.prompt_field='question': must be None, or with data.source=\"jsonl\" another field",
+    ),
+    (
+        "data",
+        {"source": "jsonl", "path": "x", "field": "text", "prompt_field": "text"},
+        "data.prompt_field='text': must be None, or with data.source=\"jsonl\" another field than "
+        "data.field='text'",
     ),
     (
         "data",
@@ -190,4 +202,6 @@ def test_optional_settings_may_be_none_or_given():
     train = dataclasses.replace(RUN.train, restore_step=2, profile_at=0)
     assert (train.restore_step, train.profile_at) == (2, 0)
     assert dataclasses.replace(RUN.data, max_bytes=None).max_bytes is None
+    jsonl = {"source": "jsonl", "path": "x", "field": "text", "prompt_field": "question"}
+    assert dataclasses.replace(RUN.data, **jsonl).prompt_field == "question"
     assert dataclasses.replace(RUN.eval, num_rows=3).num_rows == 3

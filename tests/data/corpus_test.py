@@ -75,6 +75,33 @@ def test_exact_counts():
     assert one.record.excluded["duplicate"].num_documents == 1
 
 
+def test_the_prompt_counts_in_what_is_read_and_not_in_what_is_scored():
+    # 8 pairs of a prompt of 8 bytes and a text of 3; equal texts behind unlike prompts are kept.
+    members = [Document(f"d{i}", f"g{i}", "text", "yes", f"Is it {i}?") for i in range(8)]
+    members.append(Document("twin", "g8", "text", "yes \n", "Is it 3? "))
+    members.append(Document("blank", "g9", "text", " ", "Is it 9?"))
+    one = built(sources.Found(members, []), heldout_fraction=0.25)
+    assert one.record.kept["train/text"] == record.Count(num_documents=6, num_bytes=18)
+    assert one.record.excluded["empty"] == record.Count(num_documents=1, num_bytes=9)
+    assert one.record.excluded["duplicate"].num_documents == 1
+    limited = built(sources.Found(members[:8], []), max_bytes=23, heldout_fraction=0.25)
+    assert len(limited.train + limited.heldout) == 3
+    assert limited.record.excluded["max_bytes"] == record.Count(num_documents=5, num_bytes=55)
+
+
+def test_record_hash_tells_prompts_apart_and_is_what_it_was_without():
+    plain = built(sources.Found(numbered(8), [])).record
+    assert plain.sha256 == "3dec6af41a5976f0ffb4281b6f04c527fc89bab9d66c6835b022ccc65f76570c"
+    members = [d._replace(prompt="Say it: ") for d in numbered(8)]
+    asked = built(sources.Found(members, [])).record
+    members[3] = members[3]._replace(prompt="Say so: ")
+    other = built(sources.Found(members, [])).record
+    assert len({plain.sha256, asked.sha256, other.sha256}) == 3
+    # The border between the two is part of it.
+    moved = [d._replace(prompt="Say it: t", text=d.text[1:]) for d in numbered(8)]
+    assert built(sources.Found(moved, [])).record.sha256 != asked.sha256
+
+
 def test_max_bytes_reaches_the_bytes_and_takes_both_sides():
     one = built(sources.Found(numbered(10), []), max_bytes=25, heldout_fraction=0.2)
     # 5 texts of 6 bytes are the first to reach 25; 20% of 5 groups is 1.

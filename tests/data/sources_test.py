@@ -99,13 +99,43 @@ def test_jsonl(tmp_path):
     path = tmp_path / "a.jsonl"
     lines = [json.dumps({"q": text, "n": 1}) for text in ("one", "two\n\u2028", "one")]
     path.write_text("\r\n".join(lines), encoding="utf-8")
-    found = sources.read_jsonl(str(path), field="q")
+    found = sources.read_jsonl(str(path), field="q", prompt_field=None)
     assert [(d.name, d.text) for d in found.documents] == [
         ("a.jsonl:1", "one"),
         ("a.jsonl:2", "two\n\u2028"),
         ("a.jsonl:3", "one"),
     ]
     assert found.documents[0].group == found.documents[2].group != found.documents[1].group
+
+
+def test_jsonl_with_prompts(tmp_path):
+    path = tmp_path / "a.jsonl"
+    pairs = [("1+1=", "2"), ("1+1=", "3"), ("", "2"), ("0+2=", "2")]
+    path.write_text("\n".join(json.dumps({"p": p, "q": q}) for p, q in pairs))
+    found = sources.read_jsonl(str(path), field="q", prompt_field="p")
+    assert [(d.prompt, d.text) for d in found.documents] == pairs
+    # The answers to one prompt stay together, equal answers to two prompts need not.
+    assert [d.group for d in found.documents] == ["1+1=", "1+1=", "2", "0+2="]
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ('{"q": "fine"}', r"only the fields \['q'\]"),
+        ('{"p": "fine"}', r"only the fields \['p'\]"),
+        ('{"p": 1, "q": "fine"}', "'p' holds int"),
+        ('{"p": "\\ud800", "q": "fine"}', "'p' holds a lone surrogate"),
+    ],
+)
+def test_jsonl_lines_whose_prompt_is_wrong(tmp_path, line, problem):
+    path = tmp_path / "a.jsonl"
+    path.write_text(f'{{"p": "fine", "q": "fine"}}\n{line}\n')
+    expected = (
+        rf"a\.jsonl:2: .*{problem}.*expected a JSON object with a string in the field 'p' and a "
+        "string in the field 'q'"
+    )
+    with pytest.raises(ValueError, match=expected):
+        sources.read_jsonl(str(path), field="q", prompt_field="p")
 
 
 @pytest.mark.parametrize(
@@ -125,15 +155,15 @@ def test_jsonl_lines_that_are_wrong(tmp_path, line, problem):
     path.write_text(f'{{"q": "fine"}}\n{line}\n{{"q": "fine"}}\n', encoding="utf-8")
     expected = rf"a\.jsonl:2: .*{problem}.*expected a JSON object with a string in the field 'q'"
     with pytest.raises(ValueError, match=expected):
-        sources.read_jsonl(str(path), field="q")
+        sources.read_jsonl(str(path), field="q", prompt_field=None)
 
 
 def test_jsonl_files_that_are_wrong(tmp_path):
     with pytest.raises(FileNotFoundError, match="data.path=.*gone.jsonl.*no such file"):
-        sources.read_jsonl(str(tmp_path / "gone.jsonl"), field="q")
+        sources.read_jsonl(str(tmp_path / "gone.jsonl"), field="q", prompt_field=None)
     with pytest.raises(IsADirectoryError, match="a JSONL file is expected"):
-        sources.read_jsonl(str(tmp_path), field="q")
+        sources.read_jsonl(str(tmp_path), field="q", prompt_field=None)
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"q": "\xe9"}\n')
     with pytest.raises(ValueError, match="byte 7"):
-        sources.read_jsonl(str(path), field="q")
+        sources.read_jsonl(str(path), field="q", prompt_field=None)

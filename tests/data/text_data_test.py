@@ -1,5 +1,7 @@
 """The whole floor: from settings to rows, and what a run that goes on relies on."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -10,6 +12,7 @@ SETTINGS = dict(
     source="folder",
     path=None,
     field=None,
+    prompt_field=None,
     max_bytes=None,
     tokenizer="bytes",
     tokenizer_path=None,
@@ -111,6 +114,33 @@ def test_jsonl(tmp_path):
     path.write_text("\n".join(f'{{"q": "question {i}"}}' for i in range(20)), "utf-8")
     data = text_data.load(spec(source="jsonl", path=str(path), field="q"), seed=0)
     assert len(data.heldout_documents) == 5
+    # The place does not matter: the same rows in the same order.
+    moved = tmp_path / "else" / "where" / "q.jsonl"
+    moved.parent.mkdir(parents=True)
+    path.rename(moved)
+    equal(data, text_data.load(spec(source="jsonl", path=str(moved), field="q"), seed=0))
+
+
+@pytest.mark.parametrize("changes", [{}, {"tokenizer": "bpe", "bpe_vocab_size": 300}])
+def test_jsonl_with_prompts(tmp_path, changes):
+    path = tmp_path / "q.jsonl"
+    lines = [
+        {"q": f"What is {word} in {i}? ", "a": " ".join(WORDS[i % 9 :])}
+        for i, word in enumerate(WORDS * 3)
+    ]
+    path.write_text("\n".join(map(json.dumps, lines)), "utf-8")
+    asked = spec(source="jsonl", path=str(path), field="a", prompt_field="q", **changes)
+    data = text_data.load(asked, seed=0)
+    # No two of them are equal, though texts are; bits per byte are of the texts alone.
+    assert data.record.excluded == {}
+    assert text_of(data) == "".join(document.text for document in data.heldout_documents)
+    size = sum(map(documents.byte_count, data.heldout_documents))
+    assert rows.target_bytes(data.heldout, data.tokenizer.token_byte_lengths) == size
+    is_text = data.heldout.document_ids > 0
+    prompts = sum(
+        len(data.tokenizer.encode(document.prompt)) for document in data.heldout_documents
+    )
+    assert (is_text & ~data.heldout.target_mask).sum() == prompts > 0
 
 
 def test_corpus_shorter_than_a_row(folder):

@@ -16,10 +16,11 @@ TEXTS = [b"abcde", b"fg", b"hijklmnop", b"q"]
 KINDS = [0, 1, 0, 1]
 
 
-def packed(texts=TEXTS, kinds=KINDS, *, length=4):
+def packed(texts=TEXTS, kinds=KINDS, *, length=4, num_unscored=None):
     return rows_lib.pack(
         [np.frombuffer(text, np.uint8).astype(np.int32) for text in texts],
         np.array(kinds, np.int8),
+        np.array(num_unscored or [0] * len(texts)),
         sequence_length=length,
         bos_id=BOS,
         eos_id=EOS,
@@ -53,6 +54,29 @@ def test_the_byte_stream_is_the_text():
     made = heldout_set()
     texts = byte_stream.document_texts(made.rows, made.document_index, TOKEN_BYTES)
     assert texts == TEXTS
+
+
+def test_prompts_are_no_part_of_what_is_measured():
+    # 6 + 3 + 10 + 2 inputs; the prompts are "ab", "f", "hijklmn" and none.
+    made = heldout_set(num_unscored=[2, 1, 7, 0])
+    assert made.num_bytes.tolist() == [3, 1, 2, 1]
+    assert made.num_targets.tolist() == [4, 2, 3, 2]
+    assert made.kind_ids.tolist() == KINDS
+    texts = byte_stream.document_texts(made.rows, made.document_index, TOKEN_BYTES)
+    assert texts == [b"cde", b"g", b"op", b"q"]
+    train = packed(num_unscored=[2, 1, 7, 0]).rows
+    for method in baselines.measure(train, made, TOKEN_BYTES, bos_id=BOS):
+        assert method.num_bytes.tolist() == [3, 1, 2, 1]
+        assert np.isfinite(method.bits).all()
+
+
+def test_a_last_document_that_is_cut_in_its_prompt_is_left_out():
+    made = heldout_set(num_rows=3, num_unscored=[2, 1, 7, 0])
+    assert made.num_bytes.tolist() == [3, 1]
+    assert made.kind_ids.tolist() == KINDS[:2]
+    assert made.document_index.ravel().tolist() == [0] * 6 + [1] * 3 + [-1] * 3
+    with pytest.raises(ValueError, match="first 1 held-out rows hold nothing but prompts"):
+        heldout_set(num_rows=1, num_unscored=[5, 1, 7, 0])
 
 
 @pytest.mark.parametrize("num_rows", [0, 7])

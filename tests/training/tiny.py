@@ -51,6 +51,7 @@ DATA = {
     "source": "folder",
     "path": "unset",
     "field": None,
+    "prompt_field": None,
     "max_bytes": None,
     "tokenizer": "bytes",
     "tokenizer_path": None,
