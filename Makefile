@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PYTEST := tools/pytest.sh $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo check test test-slow notebooks clean
+.PHONY: help env demo recipe check test test-slow notebooks clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -14,8 +14,11 @@ help:  ## this list
 env:  ## make .venv and install; does nothing if that is done and setup.py unchanged
 	@tools/environment.sh $(VENV)
 
-demo: env  ## train, evaluate and sample the laptop preset on real text; report under runs/
+demo: env  ## R1 on real text, then the R1-Zero recipe with one seed; reports under runs/
 	@$(BIN)/python -m experiments.demo
+
+recipe: env  ## R1-Zero with three seeds and every arm; reports and table under runs/zero
+	@$(BIN)/python -m experiments.recipe --root=runs/zero --seeds=0,1,2 --arms=all
 
 check: env  ## lint, types, fast tests: what every commit passes
 	$(BIN)/ruff check .

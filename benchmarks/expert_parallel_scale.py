@@ -57,7 +57,7 @@ _V3 = {
 def models() -> dict[str, ModelSpec]:
     """The two models by name."""
     r1 = settings.freeze(settings.load_config(_R1)).model
-    return {"r1_12b": r1, "V3-like": dataclasses.replace(r1, **_V3)}  # type: ignore[arg-type]
+    return {"r1_12b": r1, "V3-like": dataclasses.replace(r1, **_V3)}
 
 
 def mesh_for(model: ModelSpec, num_devices: int, *, rows_factor: float) -> MeshSpec:

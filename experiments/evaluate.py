@@ -1,9 +1,11 @@
 """Measures a run on held-out text and writes its report.
 
 Run: python -m experiments.evaluate --workdir=runs/demo
+     python -m experiments.evaluate --workdir=runs/zero/seed_0/ppo --config.eval.task=arithmetic
 
 Prints bits per byte beside those of a bigram model, gzip and xz; writes `report.md`,
-`report.json` and the plots into the run's directory.
+`report.json` and the plots into the run's directory. With `eval.task` it answers problems of
+that task instead, and prints the accuracy with its interval (`evaluate_task`).
 """
 
 import functools
@@ -11,14 +13,18 @@ import itertools
 import json
 import pathlib
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import config_dict, config_flags
 from rich import console as rich_console
 from rich import markdown as rich_markdown
 
 from deepseek_jax.core import accounting
+from deepseek_jax.core import config as core_config
+from deepseek_jax.core.stage_spec import TaskEvalSpec
 from deepseek_jax.data.text_data import TextData
 from deepseek_jax.evaluation import (
     baselines,
@@ -32,7 +38,7 @@ from deepseek_jax.evaluation import (
 from deepseek_jax.nn.model import Decoder
 from deepseek_jax.ops import balance
 from deepseek_jax.training import workdir as workdir_lib
-from experiments import settings, trained
+from experiments import evaluate_task, presets, settings, trained
 
 _BOOTSTRAP_SEED = 0
 
@@ -231,6 +237,27 @@ def _samples(run: trained.Trained) -> tuple[findings.Sample, ...]:
     return tuple(samples)
 
 
+def task_flags() -> Callable[[], TaskEvalSpec]:
+    """Defines the settings of `config.eval`; returns what reads them."""
+    values = dict(size=3, num_problems=1000, temperature=1.0, max_new_tokens=36)
+    defaults = config_dict.ConfigDict(dict(eval=dict(task=presets.optional(), **values)))
+    holder = config_flags.DEFINE_config_dict("config", defaults, lock_config=True)
+    return lambda: core_config.from_config(TaskEvalSpec, holder.value.eval.to_dict(), where="eval")
+
+
+def _measurement(workdir: pathlib.Path, step: int | None, spec: TaskEvalSpec) -> Callable[[], None]:
+    """What the flags ask for, with everything opened that may be missing or wrong."""
+    if spec.task is None:
+        return functools.partial(main, workdir, trained.open_run(workdir, step=step))
+    listed = evaluate_task.problems(spec)
+    model, rollout = evaluate_task.open_run(workdir, listed, spec, step=step)
+    return functools.partial(
+        evaluate_task.main, model, listed, rollout, temperature=spec.temperature
+    )
+
+
 if __name__ == "__main__":
-    directory, step = settings.workdir_flag(), settings.step_flag()
-    settings.run_app(main, directory, lambda: trained.open_run(directory(), step=step()))
+    _DIRECTORY, _STEP, _TASK = settings.workdir_flag(), settings.step_flag(), task_flags()
+    settings.run_app(
+        lambda measurement: measurement(), lambda: _measurement(_DIRECTORY(), _STEP(), _TASK())
+    )

@@ -18,25 +18,42 @@ from rich import console as rich_console
 
 from deepseek_jax.core import accounting
 from deepseek_jax.core.run_spec import RunSpec
+from deepseek_jax.core.stage_spec import ProblemsRunSpec, RewardRunSpec
+from deepseek_jax.reinforcement import policy_stage, problem_files, reward_stage
 from deepseek_jax.training import hosts, interrupt, loop
 from experiments import processes, settings
 
 
-def main(run_spec: RunSpec, workdir: pathlib.Path) -> None:
-    """Trains the run in `workdir` to its last step."""
-    outcome = loop.train(
-        run_spec,
-        workdir,
-        flops_per_token=accounting.training_flops(
-            run_spec.model, length=run_spec.data.sequence_length
-        ),
-        console=rich_console.Console(quiet=not hosts.is_first()),
-    )
-    if outcome.stopped_by is not None:
+def main(run_spec: settings.StageSpec, workdir: pathlib.Path) -> None:
+    """Takes the run in `workdir` to its last step."""
+    outcome = _run(run_spec, workdir, rich_console.Console(quiet=not hosts.is_first()))
+    if outcome is not None and outcome.stopped_by is not None:
         sys.exit(interrupt.exit_code(outcome.stopped_by))
 
 
-def start(run_spec: RunSpec, workdir: pathlib.Path) -> None:
+def _run(
+    run_spec: settings.StageSpec, workdir: pathlib.Path, console: rich_console.Console
+) -> loop.Outcome | None:
+    """What the kind of the settings asks for."""
+    match run_spec:
+        case RunSpec():
+            flops = accounting.training_flops(run_spec.model, length=run_spec.data.sequence_length)
+            return loop.train(run_spec, workdir, flops_per_token=flops, console=console)
+        case ProblemsRunSpec():
+            facts = problem_files.write(run_spec, workdir)
+            console.print(
+                f"{workdir}: {facts['num_documents']:,} documents, "
+                f"{facts['right_share']:.1%} of them right; problems {facts['num_problems']}",
+                soft_wrap=True,
+            )
+            return None
+        case RewardRunSpec():
+            return reward_stage.train(run_spec, workdir, console=console)
+        case _:
+            return policy_stage.train(run_spec, workdir, console=console)
+
+
+def start(run_spec: settings.StageSpec, workdir: pathlib.Path) -> None:
     """`main` in one process or in several, of which none outlives the others."""
     try:
         main(run_spec, workdir)
@@ -50,13 +67,19 @@ def start(run_spec: RunSpec, workdir: pathlib.Path) -> None:
     processes.leave()
 
 
-def run_spec_flags() -> Callable[[], RunSpec]:
+def run_spec_flags() -> Callable[[], settings.StageSpec]:
     """Defines the flags of a run; returns what reads its settings, which fit all its devices."""
     join, config = processes.join_flags(), settings.config_flag()
 
     def read() -> RunSpec:
         run_spec = config()
         join()
+        if not isinstance(run_spec, RunSpec):
+            if jax.process_count() > 1:
+                processes.refuse_all(
+                    ValueError(f"stage={run_spec.stage!r} runs in one process, on all its devices")
+                )
+            return run_spec
         try:
             hosts.layout_for(run_spec)
         except ValueError as error:

@@ -15,21 +15,19 @@ from absl import app, flags, logging
 from ml_collections import config_dict, config_flags
 
 from deepseek_jax.core import config as core_config
+from deepseek_jax.core.policy_spec import GrpoRunSpec, PpoRunSpec
 from deepseek_jax.core.run_spec import RunSpec
+from deepseek_jax.core.stage_spec import ProblemsRunSpec, RewardRunSpec, TaskEvalSpec
 from experiments import presets
 
 FILE_NAME = "config.json"
-_NODES: dict[str, type] = {
-    name: kind
-    for name, kind in typing.get_type_hints(RunSpec).items()
-    if isinstance(kind, type) and dataclasses.is_dataclass(kind)
-}
+StageSpec = RunSpec | ProblemsRunSpec | RewardRunSpec | PpoRunSpec | GrpoRunSpec
 
 flags.disclaim_key_flags()  # `--help` shows the flags with the program, not with this file.
 
 
-def freeze(settings: config_dict.ConfigDict | Mapping[str, Any]) -> RunSpec:
-    """The checked, typed settings of a run.
+def freeze(settings: config_dict.ConfigDict | Mapping[str, Any]) -> Any:
+    """The checked, typed settings of a run: the spec of its `stage`, `RunSpec` if it has none.
 
     Args:
       settings: what a config file returns, overrides applied, or the same as nested dicts.
@@ -40,10 +38,40 @@ def freeze(settings: config_dict.ConfigDict | Mapping[str, Any]) -> RunSpec:
       TypeError: a value whose type is not exactly that of its field.
     """
     values = dict(settings.to_dict() if hasattr(settings, "to_dict") else settings)
-    for name, kind in _NODES.items():
+    spec_class = _spec_class(values)
+    for name, kind in _nodes(spec_class).items():
         if name in values and isinstance(values[name], Mapping):
             values[name] = core_config.from_config(kind, values[name], where=name)
-    return core_config.from_config(RunSpec, values, where="config")
+    return core_config.from_config(spec_class, values, where="config")
+
+
+def _spec_class(values: Mapping[str, Any]) -> type:
+    """Which kind of run settings are for."""
+    if "stage" not in values:
+        return RunSpec
+    match values["stage"]:
+        case "problems":
+            return ProblemsRunSpec
+        case "reward":
+            return RewardRunSpec
+        case "ppo":
+            return PpoRunSpec
+        case "grpo":
+            return GrpoRunSpec
+        case other:
+            raise ValueError(
+                f"stage={other!r} is not one of ['problems', 'reward', 'ppo', 'grpo']; a run on "
+                "text has none"
+            )
+
+
+def _nodes(spec_class: type) -> dict[str, type]:
+    """The nodes of a kind of run, by name."""
+    return {
+        name: kind
+        for name, kind in typing.get_type_hints(spec_class).items()
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind)
+    }
 
 
 def load_config(name: str) -> config_dict.ConfigDict:
@@ -58,12 +86,12 @@ def load_config(name: str) -> config_dict.ConfigDict:
     return runpy.run_path(path)["get_config"](variant)
 
 
-def to_dict(run_spec: RunSpec) -> dict[str, Any]:
+def to_dict(run_spec: StageSpec) -> dict[str, Any]:
     """The settings as nested dicts; `freeze` is the way back."""
     return dataclasses.asdict(run_spec)
 
 
-def load_run_spec(workdir: pathlib.Path) -> RunSpec:
+def load_run_spec(workdir: pathlib.Path) -> Any:
     """The settings that the run in a directory was started with.
 
     Raises:
@@ -86,7 +114,7 @@ def load_run_spec(workdir: pathlib.Path) -> RunSpec:
         raise type(error)(f"{path}: {error}") from error
 
 
-def config_flag() -> Callable[[], RunSpec]:
+def config_flag() -> Callable[[], Any]:
     """Defines `--config`, required; returns what reads it once flags are parsed."""
     holder = config_flags.DEFINE_config_file(
         "config", help_string="Config file, FILE or FILE:VARIANT.", lock_config=True
@@ -136,10 +164,12 @@ def check_overrides(argv: Sequence[str]) -> None:
     Raises:
       ValueError: an unknown setting, with the nearest known one.
     """
-    names = [
-        f"{node}.{field.name}" for node in _NODES for field in dataclasses.fields(_NODES[node])
-    ]
-    known = {field.name for field in dataclasses.fields(RunSpec)} | set(names)
+    classes = typing.get_args(StageSpec)
+    nodes = [(name, kind) for each in classes for name, kind in _nodes(each).items()]
+    nodes.append(("eval", TaskEvalSpec))
+    names = [f"{name}.{field.name}" for name, kind in nodes for field in dataclasses.fields(kind)]
+    fields = {field.name for each in classes for field in dataclasses.fields(each)}
+    known = fields | set(names)
     by_last_part = {name.rpartition(".")[2]: name for name in names}
     for argument in argv:
         override = re.match(r"--?(?:no)?config\.([^=]*)", argument)
@@ -149,7 +179,11 @@ def check_overrides(argv: Sequence[str]) -> None:
             near = near or [
                 by_last_part[name] for name in difflib.get_close_matches(last, by_last_part, n=1)
             ]
-            hint = f"did you mean {near[0]}?" if near else f"known nodes: {sorted(_NODES)}"
+            hint = (
+                f"did you mean {near[0]}?"
+                if near
+                else f"known nodes: {sorted({name for name, _ in nodes})}"
+            )
             raise ValueError(f"unknown setting {override[1]}; {hint}")
 
 

@@ -41,6 +41,7 @@ FLOORS = {
     "decoding": 4,
     "training": 5,
     "evaluation": 5,
+    "reinforcement": 6,
 }
 
 
@@ -63,7 +64,13 @@ def spec_fields() -> dict[str, dict[str, str]]:
 
 
 SPECS = spec_fields()
-NODES = {name: kind for name, kind in SPECS["RunSpec"].items() if kind in SPECS}
+# The settings below each node of a config file, whichever kind of run the file is for.
+NODES: dict[str, set[str]] = {"eval": set(SPECS["TaskEvalSpec"])}
+for spec_name, spec_of_run in SPECS.items():
+    if spec_name.endswith("RunSpec"):
+        for node_name, kind in spec_of_run.items():
+            if kind in SPECS:
+                NODES.setdefault(node_name, set()).update(SPECS[kind])
 
 
 def last_name(node: ast.expr) -> str:
@@ -200,7 +207,7 @@ def test_commands_named_exist(path: pathlib.Path) -> None:
     assert set(re.findall(r"(?:`|^\s*)make ([a-z][a-z-]*)", text, re.MULTILINE)) <= targets
     for module in re.findall(r"python -m ([a-z_][\w.]*)", text):
         assert importlib.util.find_spec(module), f"no module {module}"
-    for config in re.findall(r"experiments/configs/(\w+)\.py", text):
+    for config in re.findall(r"experiments/configs/([\w/]+)\.py", text):
         assert config == "NAME" or (CONFIGS / f"{config}.py").is_file(), f"no config {config}"
 
 
@@ -210,7 +217,7 @@ def test_overrides_named_are_settings(path: pathlib.Path) -> None:
         if override == "NODE.NAME":
             continue
         node, _, name = override.rpartition(".")
-        known = SPECS[NODES[node]] if node else SPECS["RunSpec"]
+        known = NODES[node] if node else set(SPECS["RunSpec"])
         assert name in known, f"--config.{override}"
 
 

@@ -17,6 +17,9 @@ from deepseek_jax.parallel import exchange, expert_parallel
 from deepseek_jax.parallel.expert_parallel import ExpertParallelOutput
 from deepseek_jax.parallel.layout import Layout
 
+# Experts for each chosen one up to which computing all of them beats choosing, off the CPU.
+_FEW_EXPERTS = 4
+
 
 class FeedForwardOutput(NamedTuple):
     """The layer's answer, its weighted balancing loss, and its routing statistics."""
@@ -135,6 +138,9 @@ def _local_moe(spec: ModelSpec, num_tokens: int) -> moe_ops.Moe:
     num_assignments = num_tokens * spec.top_k
     if spec.dispatch == "capacity":
         return moe_ops.capacity(num_assignments=num_assignments, factor=spec.capacity_factor)
+    # The grouped path is a loop over blocks of rows, of which a GPU runs one at a time.
+    if spec.num_experts <= _FEW_EXPERTS * spec.top_k and jax.default_backend() != "cpu":
+        return moe_ops.every_expert()
     return moe_ops.dropless(num_assignments=num_assignments)
 
 

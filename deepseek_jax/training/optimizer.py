@@ -1,5 +1,6 @@
 """The optimizer: schedule, and AdamW or Muon by parameter group. Floor 5."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 
 import jax
@@ -70,6 +71,21 @@ def make_optimizer(
             optax.partition(groups, parameter_groups.parameter_groups),
         )
     )
+
+
+def with_learning_rate(spec: OptimizerSpec, learning_rate: float) -> OptimizerSpec:
+    """The same settings with another peak rate; Muon's keeps its ratio to Adam's."""
+    ratio = learning_rate / spec.learning_rate
+    return dataclasses.replace(
+        spec,
+        learning_rate=learning_rate,
+        muon_learning_rate=ratio * spec.muon_learning_rate,
+    )
+
+
+def without_moments() -> optax.GradientTransformation:
+    """An optimizer for states that are only read: it keeps nothing and cannot update."""
+    return optax.set_to_zero()
 
 
 def _with_standard_promotion(inner: optax.GradientTransformation) -> optax.GradientTransformation:

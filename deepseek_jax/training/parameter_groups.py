@@ -27,8 +27,8 @@ def parameter_group(name: str) -> Group:
 
     Returns:
       "layer_matrix": matrices of the layers (decayed; Muon's, if it is chosen);
-      "projection": the output head and the router's gate (decayed; Adam's);
-      "plain": norms, embeddings and the summaries' queries (never decayed; Adam's).
+      "projection": the output or scalar head and the router's gate (decayed; Adam's);
+      "plain": norms, biases, embeddings and the summaries' queries (never decayed; Adam's).
 
     Raises:
       ValueError: a name that this function does not know: a new parameter must be put into a
@@ -37,9 +37,10 @@ def parameter_group(name: str) -> Group:
     parts = name.split(".")
     leaf = parts[-1]
     owner = parts[:-1] if leaf == "kernel" else parts
-    if leaf in _PLAIN:
+    if leaf in _PLAIN or parts == ["scalar_head", "bias"]:
         return "plain"
-    if parts == ["head", "kernel"] or parts[-2:] == ["router", "kernel"]:
+    is_head = parts in (["head", "kernel"], ["scalar_head", "kernel"])
+    if is_head or parts[-2:] == ["router", "kernel"]:
         return "projection"
     if len(owner) == 3 and owner[0] == "layers" and owner[2] in _LAYER_MATRICES[owner[1]]:
         return "layer_matrix"

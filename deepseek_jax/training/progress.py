@@ -122,6 +122,13 @@ _SHOWN = (
     "unused_experts",
     "heldout_loss",
     "heldout_bits_per_byte",
+    "reward",
+    "accuracy",
+    "kl",
+    "length",
+    "pair_accuracy",
+    "heldout_accuracy",
+    "heldout_pair_accuracy",
 )
 
 

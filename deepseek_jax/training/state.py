@@ -1,7 +1,7 @@
 """The training state: everything that a step changes. Floor 5."""
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -119,7 +119,7 @@ def abstract(
     return jax.tree_util.tree_map_with_path(placed, state)
 
 
-def shardings(abstract_state: TrainState) -> TrainState:
+def shardings(abstract_state: Any) -> Any:
     """The placement of every array of an abstract state."""
     return jax.tree.map(lambda leaf: leaf.sharding, abstract_state)
 

@@ -132,7 +132,7 @@ def make_train_step(
         updated = state._replace(
             step=state.step + 1,
             params=optax.apply_updates(state.params, updates),
-            balance=_moved_biases(state.balance, totals.stats, rate=bias_update_rate),
+            balance=moved_biases(state.balance, totals.stats, rate=bias_update_rate),
             opt_state=opt_state,
         )
         is_good = jnp.isfinite(metrics.loss + metrics.aux_loss + metrics.gradient_norm)
@@ -145,7 +145,7 @@ def make_train_step(
     return jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, whole))
 
 
-def _moved_biases(balance: PyTree, stats: balance_ops.RouterStats | None, *, rate: float) -> PyTree:
+def moved_biases(balance: PyTree, stats: balance_ops.RouterStats | None, *, rate: float) -> PyTree:
     """The choice biases [layers, E] after the loads of a step; an empty tree stays empty."""
 
     def moved(bias: Float[Array, "layers E"]) -> Float[Array, "layers E"]:

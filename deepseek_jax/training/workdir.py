@@ -39,7 +39,7 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "num
 
 
 @contextlib.contextmanager
-def claimed(workdir: str | os.PathLike[str], run_spec: RunSpec) -> Iterator[pathlib.Path]:
+def claimed(workdir: str | os.PathLike[str], run_spec: Any) -> Iterator[pathlib.Path]:
     """The directory, made if missing, held by the first process; it has begun no other run.
 
     Raises:
@@ -49,8 +49,8 @@ def claimed(workdir: str | os.PathLike[str], run_spec: RunSpec) -> Iterator[path
     directory = pathlib.Path(workdir).absolute()
     directory.mkdir(parents=True, exist_ok=True)
     with _locked(directory):
-        if _has_begun(directory):
-            _check_config(directory / "config.json", run_spec)
+        if has_begun(directory):
+            check_config(directory / "config.json", run_spec)
         elif steps := checkpoint.finished_steps(directory / "checkpoints"):
             raise ValueError(
                 f"{directory} has checkpoints of steps {steps} but no config.json that says of "
@@ -87,12 +87,12 @@ def load_data(
       ValueError: the corpus or the tokenizer is not the one the run began with; or what
         `text_data.load` finds wrong.
     """
-    has_begun = _has_begun(directory)
-    tokenizer_path = str(directory / "tokenizer.json") if has_begun else None
+    begun = has_begun(directory)
+    tokenizer_path = str(directory / "tokenizer.json") if begun else None
     data = given
     if data is None:
         data = text_data.load(run_spec.data, seed=run_spec.seed, tokenizer_path=tokenizer_path)
-    if has_begun:
+    if begun:
         _check_record(directory / "record.json", data)
     return data
 
@@ -126,22 +126,28 @@ def begin(directory: pathlib.Path, run_spec: RunSpec, data: TextData, *, step: i
     """
     if not hosts.is_first():
         return
-    if _has_begun(directory):
-        _record_start(directory / "record.json", run_spec.mesh, step=step)
+    if has_begun(directory):
+        record_start(directory / "record.json", run_spec.mesh, step=step)
         return
     data.tokenizer.save(directory / "tokenizer.json")
     corpus_record.write(data.record, directory / "data" / "corpus.json")
-    _write_json(directory / "record.json", _record(data, run_spec.mesh))
-    _write_json(directory / "config.json", dataclasses.asdict(run_spec))
+    write_json(directory / "record.json", _record(data, run_spec.mesh))
+    write_config(directory, run_spec)
 
 
-def _has_begun(directory: pathlib.Path) -> bool:
+def write_config(directory: pathlib.Path, run_spec: Any) -> None:
+    """Writes the settings of a run, a dataclass of settings."""
+    write_json(directory / "config.json", dataclasses.asdict(run_spec))
+
+
+def has_begun(directory: pathlib.Path) -> bool:
+    """Whether a run was started in the directory before."""
     return (directory / "config.json").exists()
 
 
-def _check_config(path: pathlib.Path, run_spec: RunSpec) -> None:
+def check_config(path: pathlib.Path, run_spec: Any) -> None:
     """Raises unless the settings are those in the file, but for what may change."""
-    saved_flat = dict(_flat(_read_json(path)))
+    saved_flat = dict(_flat(read_json(path)))
     now_flat = dict(_flat(dataclasses.asdict(run_spec)))
     names = sorted((saved_flat.keys() | now_flat.keys()) - set(MAY_CHANGE))
     missing = "not set"
@@ -161,7 +167,7 @@ def _check_config(path: pathlib.Path, run_spec: RunSpec) -> None:
 def _record(data: TextData, mesh: MeshSpec) -> dict[str, Any]:
     """What a run began with, so that two runs can be told apart."""
     return {
-        **_start(mesh),
+        **setup_of(mesh),
         "corpus_sha256": data.record.sha256,
         "tokenizer_sha256": data.tokenizer.sha256,
         "num_train_rows": len(data.train.tokens),
@@ -170,7 +176,7 @@ def _record(data: TextData, mesh: MeshSpec) -> dict[str, Any]:
     }
 
 
-def _start(mesh: MeshSpec) -> dict[str, Any]:
+def setup_of(mesh: MeshSpec) -> dict[str, Any]:
     """The command, versions and devices of this process."""
     devices = jax.devices()
     return {
@@ -196,10 +202,10 @@ def starts(record: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"step": 0, **{name: record[name] for name in ("command", "made_with")}}, *gone_on]
 
 
-def _record_start(path: pathlib.Path, mesh: MeshSpec, *, step: int) -> None:
+def record_start(path: pathlib.Path, mesh: MeshSpec, *, step: int) -> None:
     """Adds a start to the record; warns of other versions or devices, which may change bits."""
-    record = _read_json(path)
-    before, now = starts(record), {"step": step, **_start(mesh)}
+    record = read_json(path)
+    before, now = starts(record), {"step": step, **setup_of(mesh)}
     was, new = before[-1]["made_with"], now["made_with"]
     changed = [f"{name} {was[name]} -> {new[name]}" for name in new if was[name] != new[name]]
     if changed:
@@ -209,12 +215,12 @@ def _record_start(path: pathlib.Path, mesh: MeshSpec, *, step: int) -> None:
             path,
             ", ".join(changed),
         )
-    _write_json(path, {**record, "gone_on": [*before[1:], now]})
+    write_json(path, {**record, "gone_on": [*before[1:], now]})
 
 
 def _check_record(path: pathlib.Path, data: TextData) -> None:
     """Raises unless the text and its tokenizer are those that the run began with."""
-    saved = _read_json(path)
+    saved = read_json(path)
     corpus_record.check_same_corpus(
         data.record, recorded_sha256=saved["corpus_sha256"], where=str(path)
     )
@@ -234,14 +240,20 @@ def _flat(node: dict[str, Any], *, prefix: str = "") -> Iterator[tuple[str, Any]
             yield f"{prefix}{name}", value
 
 
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+    """The object in a file.
+
+    Raises:
+      ValueError: not JSON; names the file.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path}: not JSON: {error}") from error
 
 
-def _write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
+def write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
+    """Replaces the file, at once or not at all."""
     unfinished = path.with_name(path.name + ".tmp")
     unfinished.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     unfinished.replace(path)

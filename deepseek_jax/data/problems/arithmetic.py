@@ -17,13 +17,18 @@ _MAX_SIZE = 18  # Numbers that int64 holds.
 def draw(generator: np.random.Generator, *, size: int) -> Problem:
     """An addition of two numbers of `size` digits, each drawn uniformly, the first digit not 0.
 
+    Its steps are the single additions of the worked solution: one a column, and one more for
+    each carry that enters a column.
+
     Raises:
       ValueError: `size` outside 1..18.
     """
     if not 1 <= size <= _MAX_SIZE:
         raise ValueError(f"size={size}: an addition has numbers of 1 to {_MAX_SIZE} digits")
     a, b = generator.integers(10 ** (size - 1), 10**size, size=2).tolist()
-    return Problem("arithmetic", f"{a}+{b}=", str(a + b), size)
+    problem = Problem("arithmetic", f"{a}+{b}=", str(a + b), size)
+    columns = _columns(problem)
+    return problem._replace(num_steps=size + sum(_carries(columns, [0] * size)[:size]))
 
 
 def worked(problem: Problem) -> str:

@@ -34,7 +34,7 @@ def test_hand_numbers():
 def test_drawn_problems(seed, size):
     problem, _ = draw(seed, size)
     a, b = problem.prompt.removesuffix("=").split("+")
-    assert problem == ("arithmetic", f"{a}+{b}=", str(int(a) + int(b)), size)
+    assert problem == ("arithmetic", f"{a}+{b}=", str(int(a) + int(b)), problem.num_steps)
     assert len(a) == len(b) == size and a[0] != "0" and b[0] != "0"
     assert draw(seed, size)[0] == problem
 
@@ -44,7 +44,8 @@ def test_steps_are_sums_of_columns(seed, size):
     problem, _ = draw(seed, size)
     response = responses.parse(arithmetic.worked(problem))
     steps = response.think.split(";")
-    assert len(steps) == problem.num_steps
+    assert len(steps) == len(problem.prompt.split("+")[0])
+    assert sum(step.count("+") for step in steps) == problem.num_steps
     for step in steps:
         left, right = step.split("=")
         assert sum(map(int, left.split("+"))) == int(right)

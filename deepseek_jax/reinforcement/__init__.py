@@ -1,0 +1,1 @@
+"""Reward models and policies that learn from rewards. Floor 6."""

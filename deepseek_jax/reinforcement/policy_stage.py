@@ -1,0 +1,210 @@
+"""A whole run of PPO or GRPO, from settings to a finished directory. Floor 6."""
+
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich import console as rich_console
+
+from deepseek_jax.core.policy_spec import PolicyRunSpec, PpoRunSpec
+from deepseek_jax.data.problems import encoded
+from deepseek_jax.data.tokenizers import Tokenizer
+from deepseek_jax.nn.model import Decoder
+from deepseek_jax.nn.scalar import ScalarDecoder
+from deepseek_jax.reinforcement import (
+    drawing,
+    grpo,
+    inputs,
+    learner,
+    loop,
+    order,
+    ppo,
+    problem_files,
+)
+from deepseek_jax.reinforcement import state as state_lib
+from deepseek_jax.reinforcement.rewards import RewardModel, Verdict
+from deepseek_jax.training import optimizer as optimizer_lib
+from deepseek_jax.training import state as train_state
+from deepseek_jax.training import workdir
+from deepseek_jax.training.loop import Outcome
+
+# Tasks whose right answers are known token by token, so that verifying is part of the program.
+EXACT_TASKS = ("arithmetic", "lists", "strings")
+
+
+def train(
+    spec: PolicyRunSpec, run_directory: str | pathlib.Path, *, console: rich_console.Console
+) -> Outcome:
+    """Trains a policy; goes on where it was left.
+
+    Args:
+      spec: all settings.
+      run_directory: where everything is written.
+      console: for the progress.
+
+    Raises:
+      ValueError: the settings, or what stands in the directory or its inputs, do not fit.
+      NonFiniteError: a reward, a loss or a gradient is not finite.
+    """
+    with workdir.claimed(run_directory, spec) as directory:
+        stage, tokenizer, facts = _build(spec)
+
+        def begin(step: int) -> None:
+            inputs.begin(directory, spec, tokenizer, facts, step=step)
+
+        return loop.run(stage, spec.train, directory, begin=begin, console=console)
+
+
+def _build(spec: PolicyRunSpec) -> tuple[loop.Stage, Tokenizer, dict[str, Any]]:
+    layout, on_mesh = inputs.make_layout(spec)
+    length = spec.rollout.sequence_length(spec.model.block_size)
+    start = inputs.open_model(
+        spec.files.start_from, Decoder(spec.model), sequence_length=length, layout=layout, step=None
+    )
+    facts = {
+        "problems": problem_files.read_facts(spec.files.problems)["sha256"],
+        "start_from": start.fingerprint,
+    }
+    reward_model, reward_variables = None, None
+    if spec.files.reward_from is not None:
+        scorer = ScalarDecoder(spec.model, on_mesh)
+        scoring = inputs.open_model(
+            spec.files.reward_from,
+            ScalarDecoder(spec.model),
+            sequence_length=length,
+            layout=layout,
+            step=None,
+        )
+        facts["reward_from"] = scoring.fingerprint
+        reward_model = RewardModel(scorer, None)
+        reward_variables = {"params": scoring.model.params, "balance": scoring.model.balance}
+    tokens = inputs.tokens_of(start.tokenizer, spec.model)
+    num_updates = spec.train.num_steps * spec.update.num_updates
+    placement = train_state.parameter_placement(
+        Decoder(spec.model), sequence_length=length, mesh=layout.mesh
+    )
+    optimizer = optimizer_lib.make_optimizer(
+        spec.optimizer, num_steps=num_updates, placement=placement
+    )
+    critic_optimizer = None
+    if isinstance(spec, PpoRunSpec):
+        critic_optimizer = _critic_optimizer(spec, num_updates, length, layout)
+        halves = ppo.make_halves(spec, optimizer, critic_optimizer, reward_model, on_mesh, tokens)
+    else:
+        halves = grpo.make_halves(spec, optimizer, reward_model, on_mesh, tokens)
+    abstract = state_lib.abstract_policy(
+        spec.model, optimizer, critic_optimizer, sequence_length=length, mesh=layout.mesh
+    )
+    stage = loop.Stage(
+        abstract,
+        _make_initial(spec, start, optimizer, critic_optimizer, abstract, length),
+        _make_advance(spec, halves, reward_variables, start.tokenizer),
+        _make_measure(spec, on_mesh, tokens, start.tokenizer),
+    )
+    return stage, start.tokenizer, facts
+
+
+def _critic_optimizer(spec: PpoRunSpec, num_updates: int, length: int, layout: Any) -> Any:
+    placement = train_state.parameter_placement(
+        ScalarDecoder(spec.model), sequence_length=length, mesh=layout.mesh
+    )
+    settings = optimizer_lib.with_learning_rate(spec.optimizer, spec.critic.learning_rate)
+    return optimizer_lib.make_optimizer(settings, num_steps=num_updates, placement=placement)
+
+
+def _make_initial(
+    spec: PolicyRunSpec,
+    start: inputs.Opened,
+    optimizer: Any,
+    critic_optimizer: Any,
+    abstract: state_lib.PolicyState,
+    length: int,
+) -> Any:
+    def initial() -> state_lib.PolicyState:
+        key = jax.random.key(spec.seed)
+        critic = None
+        if isinstance(spec, PpoRunSpec):
+            critic = state_lib.scalar_state(
+                spec.model,
+                critic_optimizer,
+                start.model,
+                key,
+                sequence_length=length,
+                bias=spec.critic.initial_value,
+            )
+        return state_lib.initial_policy(
+            optimizer, start.model, key, kl_coefficient=spec.kl.coefficient, critic=critic
+        )
+
+    return jax.jit(initial, out_shardings=train_state.shardings(abstract))
+
+
+def _make_advance(
+    spec: PolicyRunSpec, halves: learner.Halves, reward_variables: Any, tokenizer: Tokenizer
+) -> Any:
+    listed = problem_files.read(spec.files.problems, "policy")
+    table = inputs.encode(listed, tokenizer, spec.rollout, block_size=spec.model.block_size)
+
+    def batch_of(step: int) -> np.ndarray:
+        return order.batch_ids(
+            step=step, batch_size=spec.rollout.num_prompts, num_rows=len(listed), seed=spec.seed
+        )
+
+    if listed[0].task in EXACT_TASKS:
+        iteration = learner.make_iteration(halves)
+
+        def advance(state: Any, step: int) -> Any:
+            prompts = drawing.as_prompts(encoded.take(table, batch_of(step)))
+            return iteration(state, prompts, reward_variables)
+
+        return advance
+
+    collect, update = jax.jit(halves.collect), jax.jit(halves.update, donate_argnums=0)
+
+    def advance_with_host(state: Any, step: int) -> Any:
+        ids = batch_of(step)
+        drawn, verdict = collect(state, drawing.as_prompts(encoded.take(table, ids)))
+        asked = np.repeat(ids, spec.rollout.samples_per_prompt)
+        fetched = jax.device_get(drawn)
+        is_right = drawing.verify_texts(
+            fetched.responses,
+            fetched.response_mask,
+            fetched.is_finished,
+            [listed[i] for i in asked],
+            tokenizer,
+        )
+        judged = Verdict(jnp.asarray(is_right), verdict.has_format)
+        return update(state, drawn, judged, reward_variables)
+
+    return advance_with_host
+
+
+def _make_measure(
+    spec: PolicyRunSpec, on_mesh: Any, tokens: learner.Tokens, tokenizer: Tokenizer
+) -> Any:
+    """Accuracy on the validation problems at the rollout's temperature."""
+    listed = problem_files.read(spec.files.problems, "validation")
+    table = inputs.encode(listed, tokenizer, spec.rollout, block_size=spec.model.block_size)
+    draw = drawing.make_draw(
+        Decoder(spec.model, on_mesh), spec.rollout, tokens, temperature=spec.rollout.temperature
+    )
+
+    def measure(state: state_lib.PolicyState) -> dict[str, float]:
+        found = drawing.answer_all(
+            draw,
+            {"params": state.params, "balance": state.balance},
+            table,
+            jax.random.key(0),
+            batch_size=spec.rollout.num_rows,
+        )
+        is_right = found.is_right
+        if listed[0].task not in EXACT_TASKS:
+            mask = np.arange(found.responses.shape[1]) < found.lengths[:, None]
+            is_right = drawing.verify_texts(
+                found.responses, mask, found.is_finished, listed, tokenizer
+            )
+        return {"heldout_accuracy": float(np.mean(is_right))}
+
+    return measure
