@@ -164,6 +164,9 @@ class TrainSpec:
       keep_checkpoints: newest checkpoints kept.
       restore_step: the saved step to go on from, in a run directory that has it; newer ones are
         set aside. It acts at every start that names it. None goes on from the newest.
+      start_from: a run directory whose newest finished checkpoint has the parameters and choice
+        biases that the run begins with; None begins with random ones. Optimizer and steps begin
+        afresh. A run that goes on doesn't look there again.
       profile_at: step at which a profile of `profile_steps` steps starts; None for none.
       profile_steps: steps of the profile.
     """
@@ -177,6 +180,7 @@ class TrainSpec:
     checkpoint_every: int
     keep_checkpoints: int
     restore_step: int | None
+    start_from: str | None
     profile_at: int | None
     profile_steps: int
 
@@ -184,7 +188,8 @@ class TrainSpec:
         """Checks ranges and that a batch splits into equal parts."""
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.name in ("profile_at", "restore_step") and value is None:
+            is_open = field.name in ("profile_at", "restore_step") and value is None
+            if field.name == "start_from" or is_open:
                 continue
             least = 0 if field.name == "profile_at" else 1
             require(value >= least, f"train.{field.name}", value, f"at least {least}")

@@ -24,6 +24,7 @@ from deepseek_jax.training import (
     optimizer,
     parameter_groups,
     progress,
+    starting,
     state,
     step,
     sums,
@@ -74,7 +75,9 @@ def train(
       How it ended. After SIGTERM or SIGINT the step in progress is finished and saved.
 
     Raises:
-      ValueError: the settings, the corpus or the checkpoint are not those of this directory.
+      ValueError: the settings, the corpus or the checkpoint are not those of this directory, or
+        the run of `train.start_from` does not fit.
+      FileNotFoundError: a file or run that the settings name is missing.
       CheckpointDamagedError: the newest checkpoint is damaged.
       NonFiniteError: a loss or gradient is not finite.
     """
@@ -93,7 +96,7 @@ def train(
                 soft_wrap=True,
             )
             return Outcome(run.step, 0, None)
-        workdir.begin(directory, run_spec, data, step=run.step)
+        workdir.begin(directory, run_spec, data, step=run.step, started_from=run.started_from)
         first = run.step
         run.go_on()
         return Outcome(run.step, run.step - first, asked.requested)
@@ -168,10 +171,25 @@ class _Run:
             for path, _ in jax.tree_util.tree_leaves_with_path(abstract.params)
         ]
         restored = self._checkpoints.restore(abstract, step=spec.restore_step)
+        self.started_from: dict[str, Any] | None = None
         if restored is None:
             seconds = 0.0
             self._sums = sums.RunningSums()
-            self._state = jax.jit(initial, out_shardings=state.shardings(abstract))()
+            if spec.start_from is None:
+                self._state = jax.jit(initial, out_shardings=state.shardings(abstract))()
+            else:
+                given = starting.read(
+                    spec.start_from, abstract, data.tokenizer, directory=directory
+                )
+                self.started_from = {"path": spec.start_from, "step": given.step}
+                self._state = starting.first_state(
+                    given,
+                    model,
+                    transform,
+                    jax.random.key(run_spec.seed),
+                    abstract=abstract,
+                    sequence_length=length,
+                )
         else:
             self._state = restored.state
             self._sums = sums.from_json(restored.progress["sums"])
@@ -198,6 +216,9 @@ class _Run:
         spec = self._spec
         if self.step:
             self._progress.say(f"{self._directory}: going on from step {self.step}")
+        elif self.started_from is not None:
+            path, taken = self.started_from["path"], self.started_from["step"]
+            self._progress.say(f"starting from {path}, step {taken}")
         profile_end = None if spec.profile_at is None else spec.profile_at + spec.profile_steps
         with self._progress, contextlib.ExitStack() as profile:
             while self.step < spec.num_steps and not self._stop.is_agreed():

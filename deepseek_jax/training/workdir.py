@@ -112,7 +112,14 @@ def check_processes(run_spec: RunSpec, data: TextData) -> None:
     )
 
 
-def begin(directory: pathlib.Path, run_spec: RunSpec, data: TextData, *, step: int) -> None:
+def begin(
+    directory: pathlib.Path,
+    run_spec: RunSpec,
+    data: TextData,
+    *,
+    step: int,
+    started_from: dict[str, Any] | None,
+) -> None:
     """Writes what the run is, `config.json` last; of one that has begun, what it goes on with.
 
     Called when everything has been built, so that settings that were refused leave no trace.
@@ -123,6 +130,7 @@ def begin(directory: pathlib.Path, run_spec: RunSpec, data: TextData, *, step: i
       run_spec: its settings.
       data: its text.
       step: that it goes on from.
+      started_from: `path` and `step` of the parameters that it began with; None for random ones.
     """
     if not hosts.is_first():
         return
@@ -131,7 +139,8 @@ def begin(directory: pathlib.Path, run_spec: RunSpec, data: TextData, *, step: i
         return
     data.tokenizer.save(directory / "tokenizer.json")
     corpus_record.write(data.record, directory / "data" / "corpus.json")
-    write_json(directory / "record.json", _record(data, run_spec.mesh))
+    record = {**_record(data, run_spec.mesh), "started_from": started_from}
+    write_json(directory / "record.json", record)
     write_config(directory, run_spec)
 
 
@@ -162,6 +171,11 @@ def check_config(path: pathlib.Path, run_spec: Any) -> None:
             f"{path} holds a run of other settings ({'; '.join(changes)}); go on with those, or "
             f"give a new --workdir. Only {', '.join(MAY_CHANGE)} may change."
         )
+
+
+def recorded_origin(directory: pathlib.Path) -> dict[str, Any] | None:
+    """What the run in a directory began with, as given to `begin`; None if it has not begun."""
+    return read_json(directory / "record.json")["started_from"] if has_begun(directory) else None
 
 
 def _record(data: TextData, mesh: MeshSpec) -> dict[str, Any]:

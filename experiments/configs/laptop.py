@@ -92,6 +92,7 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
             checkpoint_every=65,
             keep_checkpoints=2,
             restore_step=presets.optional(),
+            start_from=presets.optional(),
             profile_at=presets.optional(),
             profile_steps=3,
         )

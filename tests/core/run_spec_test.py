@@ -46,6 +46,7 @@ RUN = run_spec.RunSpec(
         checkpoint_every=2,
         keep_checkpoints=1,
         restore_step=None,
+        start_from=None,
         profile_at=None,
         profile_steps=1,
     ),
@@ -199,8 +200,8 @@ def test_every_rule_has_an_example():
 
 
 def test_optional_settings_may_be_none_or_given():
-    train = dataclasses.replace(RUN.train, restore_step=2, profile_at=0)
-    assert (train.restore_step, train.profile_at) == (2, 0)
+    train = dataclasses.replace(RUN.train, restore_step=2, start_from="runs/a", profile_at=0)
+    assert (train.restore_step, train.start_from, train.profile_at) == (2, "runs/a", 0)
     assert dataclasses.replace(RUN.data, max_bytes=None).max_bytes is None
     jsonl = {"source": "jsonl", "path": "x", "field": "text", "prompt_field": "question"}
     assert dataclasses.replace(RUN.data, **jsonl).prompt_field == "question"

@@ -81,6 +81,7 @@ TRAIN = {
     "checkpoint_every": 4,
     "keep_checkpoints": 3,
     "restore_step": None,
+    "start_from": None,
     "profile_at": None,
     "profile_steps": 1,
 }
