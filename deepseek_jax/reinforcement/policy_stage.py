@@ -1,5 +1,6 @@
 """A whole run of PPO or GRPO, from settings to a finished directory. Floor 6."""
 
+import functools
 import pathlib
 from typing import Any
 
@@ -19,6 +20,7 @@ from deepseek_jax.reinforcement import (
     inputs,
     learner,
     loop,
+    mismatch,
     order,
     ppo,
     problem_files,
@@ -184,27 +186,32 @@ def _make_advance(
 def _make_measure(
     spec: PolicyRunSpec, on_mesh: Any, tokens: learner.Tokens, tokenizer: Tokenizer
 ) -> Any:
-    """Accuracy on the validation problems at the rollout's temperature."""
+    """Accuracy on the validation problems at the rollout's temperature.
+
+    In bfloat16 also the share of expert choices in which rollout and training differ.
+    """
     listed = problem_files.read(spec.files.problems, "validation")
     table = inputs.encode(listed, tokenizer, spec.rollout, block_size=spec.model.block_size)
-    draw = drawing.make_draw(
-        Decoder(spec.model, on_mesh), spec.rollout, tokens, temperature=spec.rollout.temperature
-    )
+    model = Decoder(spec.model, on_mesh)
+    draw = drawing.make_draw(model, spec.rollout, tokens, temperature=spec.rollout.temperature)
+    differing = jax.jit(functools.partial(mismatch.expert_mismatch, model))
+    rounds_apart = spec.model.compute_dtype != "float32" and not spec.model.is_dense
 
     def measure(state: state_lib.PolicyState) -> dict[str, float]:
-        found = drawing.answer_all(
-            draw,
-            {"params": state.params, "balance": state.balance},
-            table,
-            jax.random.key(0),
-            batch_size=spec.rollout.num_rows,
-        )
+        variables, key = {"params": state.params, "balance": state.balance}, jax.random.key(0)
+        size = spec.rollout.num_rows
+        found = drawing.answer_all(draw, variables, table, key, batch_size=size)
         is_right = found.is_right
         if listed[0].task not in EXACT_TASKS:
             mask = np.arange(found.responses.shape[1]) < found.lengths[:, None]
             is_right = drawing.verify_texts(
                 found.responses, mask, found.is_finished, listed, tokenizer
             )
-        return {"heldout_accuracy": float(np.mean(is_right))}
+        measured = {"heldout_accuracy": float(np.mean(is_right))}
+        if rounds_apart:
+            first = drawing.as_prompts(encoded.take(table, np.arange(size) % len(listed)))
+            drawn, _ = draw(variables, first, key)
+            measured["expert_mismatch"] = float(differing(variables, first, drawn))
+        return measured
 
     return measure

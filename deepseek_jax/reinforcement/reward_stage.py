@@ -136,8 +136,8 @@ def _make_pairs(
     kept = is_heldout[made.problem_ids]
     if kept.all() or not kept.any():
         raise ValueError(
-            f"pairs.heldout_fraction={spec.pairs.heldout_fraction}: leaves {np.sum(~kept)} pairs to "
-            f"train on and {np.sum(kept)} to measure; ask for more pairs, or for another share"
+            f"pairs.heldout_fraction={spec.pairs.heldout_fraction}: leaves {np.sum(~kept)} pairs "
+            f"to train on and {np.sum(kept)} to measure; ask for more pairs, or another share"
         )
     return PairTable(
         pairs.take(made, np.flatnonzero(~kept)), pairs.take(made, np.flatnonzero(kept))
