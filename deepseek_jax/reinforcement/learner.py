@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, PyTree
 
 from deepseek_jax.core.policy_spec import PolicyRunSpec
@@ -160,9 +161,14 @@ def finished(
 
 
 def make_iteration(
-    halves: Halves,
+    halves: Halves, *, shardings: PolicyState | None
 ) -> Callable[[PolicyState, Prompts, Any], tuple[PolicyState, Metrics]]:
-    """One jitted function for a whole iteration; it consumes its state."""
+    """One jitted function for a whole iteration; it consumes its state.
+
+    Args:
+      halves: of `ppo.make_halves` or `grpo.make_halves`.
+      shardings: of the state on a mesh, which it keeps; None on one device.
+    """
 
     def iteration(
         state: PolicyState, prompts: Prompts, reward_variables: Any
@@ -170,4 +176,17 @@ def make_iteration(
         drawn, verdict = halves.collect(state, prompts)
         return halves.update(state, drawn, verdict, reward_variables)
 
-    return jax.jit(iteration, donate_argnums=0)
+    return _jitted(iteration, shardings)
+
+
+def make_update(halves: Halves, *, shardings: PolicyState | None) -> Update:
+    """The second half alone, jitted, for verdicts from the host; arguments as `make_iteration`."""
+    return _jitted(halves.update, shardings)
+
+
+def _jitted(function: Any, shardings: PolicyState | None) -> Any:
+    """(state, ...) -> (state, metrics), the state's memory used again where it lay."""
+    if shardings is None:
+        return jax.jit(function, donate_argnums=0)
+    whole = NamedSharding(jax.tree.leaves(shardings)[0].mesh, PartitionSpec())
+    return jax.jit(function, donate_argnums=0, out_shardings=(shardings, whole))

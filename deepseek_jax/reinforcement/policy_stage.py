@@ -99,10 +99,11 @@ def _build(spec: PolicyRunSpec) -> tuple[loop.Stage, Tokenizer, dict[str, Any]]:
     abstract = state_lib.abstract_policy(
         spec.model, optimizer, critic_optimizer, sequence_length=length, mesh=layout.mesh
     )
+    shardings = train_state.shardings(abstract) if on_mesh is not None else None
     stage = loop.Stage(
         abstract,
         _make_initial(spec, start, optimizer, critic_optimizer, abstract, length),
-        _make_advance(spec, halves, reward_variables, start.tokenizer),
+        _make_advance(spec, halves, reward_variables, start.tokenizer, shardings),
         _make_measure(spec, on_mesh, tokens, start.tokenizer),
     )
     return stage, start.tokenizer, facts
@@ -144,7 +145,11 @@ def _make_initial(
 
 
 def _make_advance(
-    spec: PolicyRunSpec, halves: learner.Halves, reward_variables: Any, tokenizer: Tokenizer
+    spec: PolicyRunSpec,
+    halves: learner.Halves,
+    reward_variables: Any,
+    tokenizer: Tokenizer,
+    shardings: Any,
 ) -> Any:
     listed = problem_files.read(spec.files.problems, "policy")
     table = inputs.encode(listed, tokenizer, spec.rollout, block_size=spec.model.block_size)
@@ -155,7 +160,7 @@ def _make_advance(
         )
 
     if listed[0].task in EXACT_TASKS:
-        iteration = learner.make_iteration(halves)
+        iteration = learner.make_iteration(halves, shardings=shardings)
 
         def advance(state: Any, step: int) -> Any:
             prompts = drawing.as_prompts(encoded.take(table, batch_of(step)))
@@ -163,7 +168,8 @@ def _make_advance(
 
         return advance
 
-    collect, update = jax.jit(halves.collect), jax.jit(halves.update, donate_argnums=0)
+    collect = jax.jit(halves.collect)
+    update = learner.make_update(halves, shardings=shardings)
 
     def advance_with_host(state: Any, step: int) -> Any:
         ids = batch_of(step)

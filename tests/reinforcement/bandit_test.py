@@ -34,7 +34,7 @@ def test_the_reward_rises(stage):
         is_best = (drawn.responses[:, 1] == BEST) & drawn.response_mask[:, 1]
         return drawn, verdict._replace(is_right=is_best)
 
-    iteration = learner.make_iteration(halves._replace(collect=collect))
+    iteration = learner.make_iteration(halves._replace(collect=collect), shardings=None)
     state, earned = tiny.copied(state), []
     for _ in range(spec.train.num_steps):
         state, told = iteration(state, tiny.prompts(8), None)

@@ -14,6 +14,8 @@ from deepseek_jax.reinforcement.rewards import Verdict
 from tests import tolerances
 from tests.reinforcement import tiny
 
+pytestmark = pytest.mark.deep
+
 SPEC = tiny.grpo_spec(
     rollout={"num_prompts": 2, "samples_per_prompt": 4},
     rewards={"learned": 0.0, "right": 1.0, "format": 0.0},
@@ -99,10 +101,9 @@ def test_equal_rewards_leave_only_the_pull_of_the_reference():
         assert float(then["policy_loss"]) < float(told["policy_loss"])
 
 
-@pytest.mark.deep
 def test_one_program_equals_its_two_halves():
     built = _built()
-    iteration = learner.make_iteration(built.halves)
+    iteration = learner.make_iteration(built.halves, shardings=None)
     state, told = iteration(tiny.copied(built.state), tiny.prompts(2), None)
     drawn, verdict = jax.jit(built.halves.collect)(built.state, tiny.prompts(2))
     want, want_told = _update()(built.state, drawn, verdict, None)
@@ -158,7 +159,7 @@ def _flat(tree):
     return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
 
 
-@pytest.mark.deep
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [

@@ -16,6 +16,8 @@ from deepseek_jax.reinforcement import forward, learner, ppo
 from tests import tolerances
 from tests.reinforcement import tiny
 
+pytestmark = pytest.mark.deep
+
 SPEC = tiny.ppo_spec(kl={"target": 0.5, "horizon": 40.0})
 
 
@@ -76,10 +78,9 @@ def test_policy_and_critic_learn_and_the_reference_does_not():
     assert float(told["gradient_norm"]) > 0.0 and float(told["critic_gradient_norm"]) > 0.0
 
 
-@pytest.mark.deep
 def test_one_program_equals_its_two_halves():
     built = _built()
-    iteration = learner.make_iteration(built.halves)
+    iteration = learner.make_iteration(built.halves, shardings=None)
     state, told = iteration(tiny.copied(built.state), tiny.prompts(), built.reward_variables)
     want, want_told = _updated()
     for name in ("accuracy", "format_rate", "finished_rate", "length"):
@@ -156,7 +157,7 @@ def _dense(**nodes):
     return jax.jit(built.halves.update)(built.state, *_drawn(), built.reward_variables)[0]
 
 
-@pytest.mark.deep
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("node", "name", "value", "moves_policy", "moves_critic"),
     [
@@ -177,7 +178,6 @@ def test_every_setting_does_something(node, name, value, moves_policy, moves_cri
     assert (critics > 1e-6) == moves_critic
 
 
-@pytest.mark.deep
 def test_without_updates_nothing_but_counters_and_biases_change():
     still = optax.set_to_zero()
     built = tiny.build(SPEC, optimizers=[still, still])

@@ -194,6 +194,7 @@ def test_pairs_that_the_base_drew(whole, tmp_path, monkeypatch):
         )
 
 
+@pytest.mark.slow
 def test_a_task_that_is_verified_on_the_host(whole, tmp_path, monkeypatch):
     problems = tiny.write_problems(
         tmp_path / "countdown", task="countdown", min_size=2, max_size=2, num_text=20
@@ -219,6 +220,7 @@ def test_a_task_that_is_verified_on_the_host(whole, tmp_path, monkeypatch):
     assert asked[0::2] == asked[1::2] and len(set(asked)) == 4  # copies side by side
 
 
+@pytest.mark.slow
 def test_other_inputs_are_refused_by_name(whole, tmp_path, monkeypatch):
     for name in ("problems", "base", "reward"):
         shutil.copytree(whole / name, tmp_path / name)
