@@ -54,7 +54,9 @@ def _iterated(spec, sizes):
         )
         if not leaf.sharding.is_equivalent_to(where, leaf.ndim)
     ]
-    return tokens, moved, jax.device_get(state._replace(key=0)), jax.device_get(told)
+    critic = None if state.critic is None else state.critic._replace(key=0)
+    numbers = state._replace(key=0, critic=critic)
+    return tokens, moved, jax.device_get(numbers), jax.device_get(told)
 
 
 @pytest.fixture(scope="module")

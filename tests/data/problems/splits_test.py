@@ -64,7 +64,7 @@ def test_splits_are_disjoint(name, seed):
 
 def test_sizes_are_uniform():
     problems = draw_split("arithmetic", 0, "text", sizes=(2, 3, 5), num_problems=600)
-    counts = collections.Counter(problem.num_steps for problem in problems)
+    counts = collections.Counter(problem.prompt.index("+") for problem in problems)
     assert set(counts) == {2, 3, 5}
     assert all(abs(count - 200) < 60 for count in counts.values())  # five standard errors
 
