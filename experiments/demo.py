@@ -37,7 +37,7 @@ def demo(workdir: pathlib.Path) -> None:
     console.print(
         f"  {python} -m experiments.generate --workdir={workdir} --prompt='def '", soft_wrap=True
     )
-    console.print("  make recipe  # three seeds, every arm: up to 45 minutes on two cores")
+    console.print("  make recipe  # three seeds, every arm")
     console.print(f"  to start over: rm -r {workdir} {RECIPE.absolute()}", soft_wrap=True)
 
 
