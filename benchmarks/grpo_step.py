@@ -200,7 +200,7 @@ def with_even_sums(collect: learner.Collect) -> learner.Collect:
 
 
 def make_score(spec: GrpoRunSpec) -> Callable[[PolicyState, Rollout, Verdict], Any]:
-    """The part of the update before its gradient: rewards, old and reference log-probabilities."""
+    """The part of the update before its gradient: rewards, reference log-probabilities."""
     actor = Decoder(spec.model)
 
     def score(state: PolicyState, drawn: Rollout, verdict: Verdict) -> Any:
@@ -210,9 +210,7 @@ def make_score(spec: GrpoRunSpec) -> Callable[[PolicyState, Rollout, Verdict], A
             group_size=spec.rollout.samples_per_prompt,
             divide_by_std=spec.group.divide_by_std,
         )
-        variables = {"params": state.params, "balance": state.balance}
-        before = forward.policy_terms(actor, variables, drawn)
-        return gains, before, forward.policy_terms(actor, state.reference, drawn).logprobs
+        return gains, forward.policy_terms(actor, state.reference, drawn).logprobs
 
     return score
 
@@ -302,7 +300,7 @@ def report(console: rich_console.Console, result: dict[str, Any]) -> None:
     learn = result["update_seconds"] - result["score_seconds"]
     rows = {
         "rollout and verifier": result["collect_seconds"],
-        "reward, reference, old log-probs": result["score_seconds"],
+        "reward, reference log-probs": result["score_seconds"],
         "update (its half less the line above)": learn,
         "sum of the parts, jitted apart": result["collect_seconds"] + result["update_seconds"],
     }

@@ -118,10 +118,10 @@ class Attention(nn.Module):
             )
         if cache is not None:
             assert context.lengths is not None
-            none = cache.summary_key[:, :0]
+            none = jnp.moveaxis(cache.summary_key[:, :, :0], 1, 3)
             cache = attention_cache.filled_cache(
                 cache,
-                key,
+                rotated_key,
                 value,
                 none if pooled is None else pooled.key,
                 none if pooled is None else pooled.value,
@@ -141,22 +141,38 @@ class Attention(nn.Module):
     ) -> tuple[Array, LayerCache]:
         """Attention of one new token a sequence; blocks that it finishes are summarised."""
         base, positions = self.spec.rope_base, context.positions
-        cache = attention_cache.append(cache, key, value, positions)
+        cache = attention_cache.append(
+            cache, rope.rotate(key, positions, base=base), value, positions
+        )
+        if compression is not None:
+            # Before attention, so that it reads what was written last and nothing is copied; of
+            # its own block a token never sees the summaries.
+            cache = self._with_summaries(cache, positions, compression, summary_scale)
         rotated = rope.rotate(query, positions, base=base)
-        attended = attention_cache.attend_cache(rotated, cache, positions, rope_base=base)
-        if compression is None:
-            return attended, cache
-        whole_block = jnp.ones(cache.key.shape[:2], bool)
+        return attention_cache.attend_cache(rotated, cache, positions), cache
 
-        def summarize(cache: LayerCache) -> LayerCache:
-            pooled_key, pooled_value = summaries.compress(
-                cache.key, cache.value, whole_block, compression
-            )
-            pooled_key = self._summary_key(pooled_key, positions[:, None], summary_scale)
-            return attention_cache.put_summaries(cache, pooled_key, pooled_value, positions)
+    def _with_summaries(
+        self,
+        cache: LayerCache,
+        positions: Array,
+        compression: summaries.CompressionWeights,
+        summary_scale: Array | None,
+    ) -> LayerCache:
+        """The cache with the summaries of the blocks that the newest tokens have filled."""
 
-        finished = positions % self.spec.block_size == self.spec.block_size - 1
-        return attended, jax.lax.cond(jnp.any(finished), summarize, lambda c: c, cache)
+        def pool(cache: LayerCache) -> tuple[Array, Array]:
+            block = attention_cache.current_block(cache, positions, rope_base=self.spec.rope_base)
+            whole_block = jnp.ones(block[0].shape[:2], bool)
+            pooled_key, pooled_value = summaries.compress(*block, whole_block, compression)
+            return self._summary_key(pooled_key, positions[:, None], summary_scale), pooled_value
+
+        def nothing(cache: LayerCache) -> tuple[Array, Array]:
+            return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(pool, cache))
+
+        # The branches hand back what is new and never the cache, which would be copied.
+        is_full = positions % self.spec.block_size == self.spec.block_size - 1
+        pooled_key, pooled_value = jax.lax.cond(jnp.any(is_full), pool, nothing, cache)
+        return attention_cache.put_summaries(cache, pooled_key, pooled_value, positions)
 
     def _heads(self, name: str, num_heads: int, axis: str) -> nn.DenseGeneral:
         spec = self.spec

@@ -5,7 +5,7 @@ a cache (`prefill`), and one more token for each sequence (`step`).
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -36,9 +36,9 @@ class ModelOutput(NamedTuple):
 
 
 class DecoderCache(NamedTuple):
-    """The past of all layers (leading layer axis), and the tokens that each sequence holds."""
+    """The past of each layer, and the tokens that each sequence holds."""
 
-    layers: LayerCache
+    layers: tuple[LayerCache, ...]
     lengths: Int[Array, " B"]
 
 
@@ -55,16 +55,18 @@ def empty_cache(spec: ModelSpec, *, batch_size: int, max_length: int) -> Decoder
         )
     num_blocks = math.ceil(max_length / spec.block_size)
     full = spec.attention == "full"
-    layer = attention_cache.empty_cache(
-        batch_size=batch_size,
-        block_size=num_blocks * spec.block_size if full else spec.block_size,
-        num_blocks=1 if full else num_blocks,
-        num_summaries=spec.num_summaries,
-        num_kv_heads=spec.num_kv_heads,
-        head_dim=spec.head_dim,
-        dtype=jnp.dtype(spec.compute_dtype),
+    layers = tuple(
+        attention_cache.empty_cache(
+            batch_size=batch_size,
+            block_size=num_blocks * spec.block_size if full else spec.block_size,
+            num_blocks=1 if full else num_blocks,
+            num_summaries=spec.num_summaries,
+            num_kv_heads=spec.num_kv_heads,
+            head_dim=spec.head_dim,
+            dtype=jnp.dtype(spec.compute_dtype),
+        )
+        for _ in range(spec.num_layers)
     )
-    layers = jax.tree.map(lambda x: jnp.zeros((spec.num_layers, *x.shape), x.dtype), layer)
     return DecoderCache(layers, jnp.zeros((batch_size,), jnp.int32))
 
 
@@ -138,41 +140,66 @@ class Decoder(nn.Module):
         document_ids = (index < lengths[:, None]).astype(jnp.int32)
         positions = jnp.broadcast_to(index, tokens.shape)
         context = SequenceContext(document_ids, positions, lengths)
-        hidden, outputs = self._hidden(tokens, cache.layers, context)
-        assert outputs.cache is not None
+        stacked = jax.tree.map(lambda *layers: jnp.stack(layers), *cache.layers)
+        hidden, outputs = self._hidden(tokens, stacked, context)
         last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)
-        return self._logits(last)[:, 0], DecoderCache(outputs.cache, lengths)
+        filled = tuple(_layer(outputs.cache, index) for index in range(len(cache.layers)))
+        return self._logits(last)[:, 0], DecoderCache(filled, lengths)
 
     def step(
         self, tokens: Int[Array, " B"], cache: DecoderCache
     ) -> tuple[Float[Array, "B V"], DecoderCache]:
         """Appends one token to each sequence; logits [B, V] after it, and the new cache."""
         context = StepContext(cache.lengths)
-        hidden, outputs = self._hidden(tokens[:, None], cache.layers, context)
-        assert outputs.cache is not None
-        return self._logits(hidden)[:, 0], DecoderCache(outputs.cache, cache.lengths + 1)
+        x = self._embedded(tokens[:, None])
+        # Layer by layer, not scanned: a scan hands its caches back as copies.
+        block = Block(self.spec, self.layout, parent=None)
+        stacked = nn.meta.unbox(self.layers.variables)
+        sows = self.is_mutable_collection("intermediates")
+        filled, sown = [], []
+        for index, layer_cache in enumerate(cache.layers):
+            answer: Any = block.apply(
+                _layer(stacked, index),
+                x,
+                layer_cache,
+                context,
+                mutable=["intermediates"] if sows else False,
+            )
+            (x, output), left = answer if sows else (answer, {})
+            filled.append(output.cache)
+            sown.append(left)
+        if sows:
+            together = jax.tree.map(lambda *layers: jnp.stack(layers), *sown)
+            for name, value in together["intermediates"].items():
+                self.layers.put_variable("intermediates", name, value)
+        logits = self._logits(self._normed(x))[:, 0]
+        return logits, DecoderCache(tuple(filled), cache.lengths + 1)
 
     def _hidden(
-        self,
-        tokens: Int[Array, "B L"],
-        cache: LayerCache | None,
-        context: SequenceContext | StepContext,
+        self, tokens: Int[Array, "B L"], cache: LayerCache | None, context: SequenceContext
     ) -> tuple[Float[Array, "B L D"], BlockOutput]:
-        """The last layer's normalised output."""
+        """The last layer's normalised output, and what the layers leave, stacked."""
         spec = self.spec
-        if isinstance(context, SequenceContext) and tokens.shape[1] % spec.block_size:
+        if tokens.shape[1] % spec.block_size:
             raise ValueError(
                 f"rows of {tokens.shape[1]} tokens: must be a multiple of "
                 f"model.block_size={spec.block_size}"
             )
+        x, outputs = self.layers(self._embedded(tokens), cache, context)
+        return self._normed(x), outputs
+
+    def _embedded(self, tokens: Int[Array, "B L"]) -> Float[Array, "B L D"]:
+        """The first layer's input."""
         x = self.embed(tokens)
-        if not spec.tie_embeddings:
+        if not self.spec.tie_embeddings:
             # The stream starts at unit scale. A tied head would read so loud an embedding back
             # as a vote for the token just seen, of sqrt(D) nats.
-            x = x * jnp.asarray(math.sqrt(spec.model_dim), x.dtype)
-        x = layout_lib.constrain(self.layout, x, "batch", None, None)
-        x, outputs = self.layers(x, cache, context)
-        return norm.rms_norm(x, self.final_norm(), eps=spec.norm_eps), outputs
+            x = x * jnp.asarray(math.sqrt(self.spec.model_dim), x.dtype)
+        return layout_lib.constrain(self.layout, x, "batch", None, None)
+
+    def _normed(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+        """The last layer's output, normalised."""
+        return norm.rms_norm(x, self.final_norm(), eps=self.spec.norm_eps)
 
     def _logits(self, hidden: Float[Array, "B L D"]) -> Float[Array, "B L V"]:
         """Float32 logits from hidden states in the compute dtype."""
@@ -197,3 +224,8 @@ class HeadKernel(nn.Module):
         spec = self.spec
         init = parameters.scaled_normal("embed", "vocab", fan_in=spec.model_dim)
         return self.param("kernel", init, (spec.model_dim, spec.vocab_size), jnp.float32)
+
+
+def _layer(stacked: Any, index: int) -> Any:
+    """One layer of a tree whose arrays have a leading layer axis."""
+    return jax.tree.map(lambda x: x[index], stacked)

@@ -27,8 +27,8 @@ class Router(nn.Module):
     """A linear gate, scores, and the group-limited choice of experts; all float32.
 
     Params: `kernel` [D, E]. State, only with `balance="bias"`: `balance/choice_bias` [E],
-    moved by the training step, never by the optimizer. Sows `expert_ids` [T, K] into
-    `intermediates`.
+    moved by the training step, never by the optimizer. Sows `expert_ids` [T, K] and `probs`
+    [T, E] into `intermediates`.
     """
 
     spec: ModelSpec
@@ -64,6 +64,7 @@ class Router(nn.Module):
         chosen = rowwise.apply(self.layout, choose, scores, choice_bias)
         self.sow("intermediates", "expert_ids", chosen.expert_ids)
         probs = scores / jnp.sum(scores, axis=-1, keepdims=True)
+        self.sow("intermediates", "probs", probs)
         aux_loss = spec.load_balance_weight * balance.load_balance_loss(
             probs, chosen.expert_ids, token_mask
         ) + spec.router_z_weight * balance.router_z_loss(logits, token_mask)

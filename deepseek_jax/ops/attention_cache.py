@@ -2,7 +2,8 @@
 
 Axes: B sequences, C slots of the current block, J finished blocks at most, m summaries of a
 block, M key/value heads, H head width. Every sequence stands at a position of its own. Full
-attention is the case of one block as long as the context, with no summaries.
+attention is the case of one block as long as the context, with no summaries. Heads stand in
+front of slots, the order in which a query reads them, so that a step copies nothing.
 """
 
 from typing import NamedTuple
@@ -15,12 +16,12 @@ from deepseek_jax.ops import rope, softmax_parts
 
 
 class LayerCache(NamedTuple):
-    """The past of one layer. Keys of the block are unrotated, since they may yet be pooled."""
+    """The past of one layer. All keys are rotated."""
 
-    key: Float[Array, "B C M H"]
-    value: Float[Array, "B C M H"]
-    summary_key: Float[Array, "B J m M H"]
-    summary_value: Float[Array, "B J m M H"]
+    key: Float[Array, "B M C H"]
+    value: Float[Array, "B M C H"]
+    summary_key: Float[Array, "B M J m H"]
+    summary_value: Float[Array, "B M J m H"]
 
 
 def empty_cache(
@@ -34,8 +35,8 @@ def empty_cache(
     dtype: jnp.dtype,
 ) -> LayerCache:
     """A cache of zeros for sequences of up to `num_blocks * block_size` tokens."""
-    block = (batch_size, block_size, num_kv_heads, head_dim)
-    summaries = (batch_size, num_blocks, num_summaries, num_kv_heads, head_dim)
+    block = (batch_size, num_kv_heads, block_size, head_dim)
+    summaries = (batch_size, num_kv_heads, num_blocks, num_summaries, head_dim)
     return LayerCache(
         jnp.zeros(block, dtype),
         jnp.zeros(block, dtype),
@@ -56,7 +57,7 @@ def filled_cache(
 
     Args:
       empty: fixes the capacity.
-      key: [B, L, M, H] unrotated keys of right-padded prompts.
+      key: [B, L, M, H] rotated keys of right-padded prompts.
       value: [B, L, M, H].
       summary_key: [B, P, m, M, H] rotated summaries of the P blocks of the prompts; those of
         unfinished blocks are never looked at, since a sequence knows its length.
@@ -66,23 +67,24 @@ def filled_cache(
     Raises:
       ValueError: the prompts have more blocks than the cache (trace time).
     """
-    block_size, num_prompt_blocks = empty.key.shape[1], summary_key.shape[1]
-    if num_prompt_blocks > empty.summary_key.shape[1]:
+    block_size, num_prompt_blocks = empty.key.shape[2], summary_key.shape[1]
+    if num_prompt_blocks > empty.summary_key.shape[2]:
         raise ValueError(
             f"prompts of {num_prompt_blocks} blocks do not fit a cache of "
-            f"{empty.summary_key.shape[1]} blocks of {block_size} tokens"
+            f"{empty.summary_key.shape[2]} blocks of {block_size} tokens"
         )
     starts = (lengths // block_size) * block_size
 
     def current_block(x: Array) -> Array:
         # One block of slack: a prompt that ends on a border has its current block beyond L.
         room = [(0, block_size), (0, 0), (0, 0)]
-        return jax.vmap(
+        block = jax.vmap(
             lambda row, start: jax.lax.dynamic_slice_in_dim(jnp.pad(row, room), start, block_size)
         )(x, starts)
+        return jnp.swapaxes(block, 1, 2)
 
     def put(buffer: Array, x: Array) -> Array:
-        return buffer.at[:, :num_prompt_blocks].set(x)
+        return buffer.at[:, :, :num_prompt_blocks].set(jnp.moveaxis(x, 3, 1))
 
     return LayerCache(
         current_block(key),
@@ -98,11 +100,34 @@ def append(
     value: Float[Array, "B M H"],
     positions: Int[Array, " B"],
 ) -> LayerCache:
-    """The cache with one more token in each sequence, at that sequence's own slot."""
-    rows, slots = jnp.arange(key.shape[0]), positions % cache.key.shape[1]
+    """The cache with one more token in each sequence, at that sequence's own slot.
+
+    Args:
+      cache: before the token.
+      key: [B, M, H] rotated.
+      value: [B, M, H].
+      positions: [B] int32, index of the token in its sequence.
+    """
+    rows, slots = jnp.arange(key.shape[0]), positions % cache.key.shape[2]
     return cache._replace(
-        key=cache.key.at[rows, slots].set(key), value=cache.value.at[rows, slots].set(value)
+        key=cache.key.at[rows, :, slots].set(key), value=cache.value.at[rows, :, slots].set(value)
     )
+
+
+def current_block(
+    cache: LayerCache, positions: Int[Array, " B"], *, rope_base: float
+) -> tuple[Float[Array, "B C M H"], Float[Array, "B C M H"]]:
+    """Keys, rotated back, and values of the current block, as `summaries.compress` takes them.
+
+    Args:
+      cache: with the block's tokens.
+      positions: [B] int32, index of a token of the block in its sequence.
+      rope_base: base of the rotary frequencies; static.
+    """
+    block_size = cache.key.shape[2]
+    slots = (positions // block_size * block_size)[:, None] + jnp.arange(block_size)[None]
+    key, value = jnp.swapaxes(cache.key, 1, 2), jnp.swapaxes(cache.value, 1, 2)
+    return rope.rotate(key, -slots, base=rope_base), value
 
 
 def put_summaries(
@@ -112,14 +137,14 @@ def put_summaries(
     positions: Int[Array, " B"],
 ) -> LayerCache:
     """The cache with the current block's summaries, for sequences whose block is now full."""
-    block_size = cache.key.shape[1]
-    block_index = positions // block_size
-    finished = positions % block_size == block_size - 1
+    block_size, num_blocks = cache.key.shape[2], cache.summary_key.shape[2]
+    is_full = positions % block_size == block_size - 1
+    # A block beyond the last is written nowhere.
+    block_index = jnp.where(is_full, positions // block_size, num_blocks)
     rows = jnp.arange(positions.shape[0])
 
     def put(buffer: Array, new: Array) -> Array:
-        old = buffer[rows, block_index]
-        return buffer.at[rows, block_index].set(jnp.where(finished[:, None, None, None], new, old))
+        return buffer.at[rows, :, block_index].set(jnp.swapaxes(new, 1, 2), mode="drop")
 
     return cache._replace(
         summary_key=put(cache.summary_key, summary_key),
@@ -128,11 +153,7 @@ def put_summaries(
 
 
 def attend_cache(
-    query: Float[Array, "B N H"],
-    cache: LayerCache,
-    positions: Int[Array, " B"],
-    *,
-    rope_base: float,
+    query: Float[Array, "B N H"], cache: LayerCache, positions: Int[Array, " B"]
 ) -> Float[Array, "B N H"]:
     """Attention of one new token a sequence over its current block and earlier summaries.
 
@@ -140,33 +161,26 @@ def attend_cache(
       query: [B, N, H] rotated.
       cache: with the new token already appended.
       positions: [B] int32, index of the new token in its sequence.
-      rope_base: base of the rotary frequencies; static.
 
     Returns:
       [B, N, H] in the dtype of the cached values.
     """
-    batch_size, block_size, num_kv_heads, head_dim = cache.key.shape
+    batch_size, num_kv_heads, block_size, head_dim = cache.key.shape
     block_index, slot = positions // block_size, positions % block_size
-    slots = jnp.arange(block_size)
-    key_positions = block_index[:, None] * block_size + slots[None]
-    grouped = query.reshape(batch_size, 1, num_kv_heads, -1, head_dim)
-    part = softmax_parts.attend_part(
-        grouped,
-        rope.rotate(cache.key, key_positions, base=rope_base),
-        cache.value,
-        (slots[None] <= slot[:, None])[:, None],
-    )
-    num_blocks, per_block = cache.summary_key.shape[1:3]
+    grouped = query.reshape(batch_size, num_kv_heads, -1, head_dim)
+    seen = jnp.arange(block_size)[None] <= slot[:, None]
+    part = softmax_parts.attend_heads(grouped, cache.key, cache.value, seen)
+    num_blocks, per_block = cache.summary_key.shape[2:4]
     if per_block:
-        flat = (batch_size, num_blocks * per_block, num_kv_heads, head_dim)
+        flat = (batch_size, num_kv_heads, num_blocks * per_block, head_dim)
         earlier = jnp.arange(num_blocks)[None] < block_index[:, None]
         part = softmax_parts.merge_parts(
             part,
-            softmax_parts.attend_part(
+            softmax_parts.attend_heads(
                 grouped,
                 cache.summary_key.reshape(flat),
                 cache.summary_value.reshape(flat),
-                jnp.repeat(earlier, per_block, axis=-1)[:, None],
+                jnp.repeat(earlier, per_block, axis=-1),
             ),
         )
     output = softmax_parts.normalize_part(part).astype(cache.value.dtype)

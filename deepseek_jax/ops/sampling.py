@@ -28,11 +28,22 @@ def sample_tokens(
     if not 0.0 < top_p <= 1.0:
         raise ValueError(f"top_p={top_p}: must be in (0, 1]")
     if temperature == 0.0:
-        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+        return _argmax(logits)
     logits = logits / temperature
     if top_p < 1.0:
         logits = jnp.where(_nucleus_mask(logits, top_p), logits, -jnp.inf)
-    return jax.random.categorical(key, logits, axis=-1).astype(jnp.int32)
+    # The Gumbel-max draw of `jax.random.categorical`.
+    return _argmax(logits + jax.random.gumbel(key, logits.shape, logits.dtype))
+
+
+def _argmax(x: Float[Array, "B V"]) -> Int[Array, " B"]:
+    """The first index of each row's maximum, int32; the last index if the row holds a NaN.
+
+    In two plain reductions: XLA's own, of pairs of value and index, is not vectorised on a CPU.
+    """
+    index = jnp.arange(x.shape[-1], dtype=jnp.int32)
+    is_largest = x == jnp.max(x, axis=-1, keepdims=True)
+    return jnp.min(jnp.where(is_largest, index, x.shape[-1] - 1), axis=-1)
 
 
 def _nucleus_mask(logits: Float[Array, "B V"], top_p: float) -> Array:

@@ -18,11 +18,14 @@ MAX_FLOOR = -1e20
 
 
 class SoftmaxPart(NamedTuple):
-    """Attention of queries over some keys, before normalisation."""
+    """Attention of queries over some keys, before normalisation.
 
-    weighted_values: Float[Array, "B L M G H"]
-    weight_sum: Float[Array, "B L M G"]
-    max_logit: Float[Array, "B L M G"]
+    *Q are the axes of the queries: [B, L, M, G] of `attend_part`, [B, M, G] of `attend_heads`.
+    """
+
+    weighted_values: Float[Array, "*Q H"]
+    weight_sum: Float[Array, "*Q"]
+    max_logit: Float[Array, "*Q"]
 
 
 def attend_part(
@@ -42,18 +45,26 @@ def attend_part(
       value: [B, S, M, H] same dtype.
       mask: [B, L, S] True where query l sees key s.
     """
-    logits = jnp.einsum("blmgh,bsmh->blmgs", query, key, preferred_element_type=jnp.float32)
-    logits = logits / math.sqrt(query.shape[-1])
-    logits = jnp.where(mask[:, :, None, None, :], logits, MASKED_LOGIT)
-    max_logit = jax.lax.stop_gradient(jnp.maximum(jnp.max(logits, axis=-1), MAX_FLOOR))
-    weights = jnp.exp(logits - max_logit[..., None])
-    weighted = jnp.einsum(
-        "blmgs,bsmh->blmgh",
-        weights.astype(value.dtype),
-        value,
-        preferred_element_type=jnp.float32,
+    return _part(
+        ("blmgh,bsmh->blmgs", "blmgs,bsmh->blmgh"), query, key, value, mask[:, :, None, None]
     )
-    return SoftmaxPart(weighted, jnp.sum(weights, axis=-1), max_logit)
+
+
+def attend_heads(
+    query: Float[Array, "B M G H"],
+    key: Float[Array, "B M S H"],
+    value: Float[Array, "B M S H"],
+    mask: Bool[Array, "B S"],
+) -> SoftmaxPart:
+    """`attend_part` of one query a sequence, with keys and values that lie head by head.
+
+    Args:
+      query: [B, M, G, H] any float dtype; M key/value heads, G query heads for each.
+      key: [B, M, S, H] same dtype.
+      value: [B, M, S, H] same dtype.
+      mask: [B, S] True for the keys that are seen.
+    """
+    return _part(("bmgh,bmsh->bmgs", "bmgs,bmsh->bmgh"), query, key, value, mask[:, None, None])
 
 
 def merge_parts(first: SoftmaxPart, second: SoftmaxPart) -> SoftmaxPart:
@@ -69,7 +80,21 @@ def merge_parts(first: SoftmaxPart, second: SoftmaxPart) -> SoftmaxPart:
     )
 
 
-def normalize_part(part: SoftmaxPart) -> Float[Array, "B L M G H"]:
+def normalize_part(part: SoftmaxPart) -> Float[Array, "*Q H"]:
     """The attention output, float32; exactly zero for a query that saw no key."""
     total = jnp.maximum(part.weight_sum, jnp.finfo(jnp.float32).tiny)
     return part.weighted_values / total[..., None]
+
+
+def _part(
+    subscripts: tuple[str, str], query: Array, key: Array, value: Array, mask: Array
+) -> SoftmaxPart:
+    """Logits and weighted values by these subscripts; `mask` broadcasts against the logits."""
+    logits = jnp.einsum(subscripts[0], query, key, preferred_element_type=jnp.float32)
+    logits = jnp.where(mask, logits / math.sqrt(query.shape[-1]), MASKED_LOGIT)
+    max_logit = jax.lax.stop_gradient(jnp.maximum(jnp.max(logits, axis=-1), MAX_FLOOR))
+    weights = jnp.exp(logits - max_logit[..., None])
+    weighted = jnp.einsum(
+        subscripts[1], weights.astype(value.dtype), value, preferred_element_type=jnp.float32
+    )
+    return SoftmaxPart(weighted, jnp.sum(weights, axis=-1), max_logit)

@@ -70,8 +70,8 @@ MUTANTS = (
     _mutant(
         "softmax_parts",
         "no scale by the width",
-        "logits = logits / math.sqrt(query.shape[-1])",
-        "logits = logits / 1.0",
+        "jnp.where(mask, logits / math.sqrt(query.shape[-1]), MASKED_LOGIT)",
+        "jnp.where(mask, logits, MASKED_LOGIT)",
         _LOCAL,
     ),
     _mutant(
@@ -105,15 +105,15 @@ MUTANTS = (
     _mutant(
         "attention_cache",
         "all rows write to one slot",
-        "slots = jnp.arange(key.shape[0]), positions % cache.key.shape[1]",
-        "slots = jnp.arange(key.shape[0]), positions[0] % cache.key.shape[1]",
+        "slots = jnp.arange(key.shape[0]), positions % cache.key.shape[2]",
+        "slots = jnp.arange(key.shape[0]), positions[0] % cache.key.shape[2]",
         _DECODING,
     ),
     _mutant(
         "attention_cache",
         "a decoded token does not see itself",
-        "(slots[None] <= slot[:, None])[:, None]",
-        "(slots[None] < slot[:, None])[:, None]",
+        "seen = jnp.arange(block_size)[None] <= slot[:, None]",
+        "seen = jnp.arange(block_size)[None] < slot[:, None]",
         _DECODING,
     ),
     _mutant(
@@ -121,6 +121,20 @@ MUTANTS = (
         "the current block's summaries are seen while decoding",
         "earlier = jnp.arange(num_blocks)[None] < block_index[:, None]",
         "earlier = jnp.arange(num_blocks)[None] <= block_index[:, None]",
+        _DECODING,
+    ),
+    _mutant(
+        "attention_cache",
+        "a full block is pooled as if it were rotated the other way",
+        "rope.rotate(key, -slots, base=rope_base)",
+        "rope.rotate(key, slots, base=rope_base)",
+        _DECODING,
+    ),
+    _mutant(
+        "attention_cache",
+        "summaries are written one token early",
+        "positions % block_size == block_size - 1",
+        "positions % block_size == block_size - 2",
         _DECODING,
     ),
     _mutant(

@@ -182,7 +182,8 @@ def test_bad_lengths_are_refused():
 
 def test_cache_holds_one_block_and_the_summaries():
     cache = model_lib.empty_cache(tiny.SPARSE, batch_size=3, max_length=64)
-    assert cache.layers.key.shape == (2, 3, 4, 2, 8)
-    assert cache.layers.summary_key.shape == (2, 3, 16, 2, 2, 8)
+    assert len(cache.layers) == 2
+    assert cache.layers[0].key.shape == (3, 2, 4, 8)
+    assert cache.layers[1].summary_key.shape == (3, 2, 16, 2, 8)
     cached = sum(x.nbytes for x in jax.tree.leaves(cache.layers)) // 3
     assert cached == accounting.cache_bytes(tiny.SPARSE, bytes_per_element=4)

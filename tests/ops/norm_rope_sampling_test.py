@@ -77,6 +77,22 @@ def test_nucleus_keeps_the_smallest_sufficient_set():
     assert abs(float(jnp.mean(tokens == 1)) - 0.625) < 0.03
 
 
+def test_draws_are_those_of_the_library_and_ties_go_to_the_first():
+    logits = jax.random.normal(jax.random.key(0), (64, 11)).round(0)
+    logits = jnp.where(jnp.arange(11) < 9, logits, -jnp.inf)
+    key = jax.random.key(1)
+    drawn = jax.jit(lambda x: sampling.sample_tokens(x, key, temperature=0.5))(logits)
+    np.testing.assert_array_equal(drawn, jax.random.categorical(key, logits / 0.5))
+    greedy = sampling.sample_tokens(logits, key, temperature=0.0)
+    np.testing.assert_array_equal(greedy, jnp.argmax(logits, axis=-1))
+
+
+def test_a_row_that_is_no_number_still_gives_an_index():
+    logits = jnp.array([[0.0, jnp.nan, 1.0], [jnp.nan, jnp.nan, jnp.nan]])
+    drawn = sampling.sample_tokens(logits, jax.random.key(0), temperature=0.0)
+    np.testing.assert_array_equal(drawn, [2, 2])
+
+
 def test_sampling_refuses_bad_settings():
     logits = jnp.zeros((1, 2))
     with pytest.raises(ValueError, match=r"temperature=-1\.0"):
