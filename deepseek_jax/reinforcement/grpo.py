@@ -12,16 +12,20 @@ from deepseek_jax.nn.model import Decoder
 from deepseek_jax.objectives import advantages, grpo, masked, ppo
 from deepseek_jax.parallel.layout import Layout
 from deepseek_jax.reinforcement import forward, learner, minibatches
+from deepseek_jax.reinforcement.forward import PolicyTerms
 from deepseek_jax.reinforcement.rewards import RewardModel, Verdict
 from deepseek_jax.reinforcement.rollout import Rollout
 from deepseek_jax.reinforcement.state import PolicyState
 
 
 class Experience(NamedTuple):
-    """What the epochs learn from; fixed while they last."""
+    """What the epochs learn from; fixed while they last.
+
+    `logprobs` are those of the policy that drew; None where that is the policy that learns.
+    """
 
     rollout: Rollout
-    logprobs: Float[Array, "B L"]
+    logprobs: Float[Array, "B L"] | None
     reference_logprobs: Float[Array, "B L"]
     advantages: Float[Array, " B"]
 
@@ -55,9 +59,6 @@ def make_halves(
         state: PolicyState, drawn: Rollout, verdict: Verdict, reward_variables: Any
     ) -> tuple[PolicyState, learner.Metrics]:
         earned, metrics = learner.scored(spec, reward_model, reward_variables, drawn, verdict)
-        before = forward.policy_terms(
-            actor, {"params": state.params, "balance": state.balance}, drawn
-        )
         reference = forward.policy_terms(actor, state.reference, drawn).logprobs
         size = spec.rollout.samples_per_prompt
         gains = advantages.group_advantages(
@@ -67,13 +68,19 @@ def make_halves(
             jnp.all(gains.reshape(-1, size) == 0.0, axis=1), dtype=jnp.float32
         )
 
-        def policy_loss(params: PyTree, part: Experience) -> tuple[Array, learner.Metrics]:
+        def terms_of(params: PyTree, rows: Rollout) -> PolicyTerms:
+            return forward.policy_terms(actor, {"params": params, "balance": state.balance}, rows)
+
+        def policy_loss(
+            params: PyTree, part: Experience
+        ) -> tuple[Array, tuple[PolicyTerms, learner.Metrics]]:
             mask = part.rollout.mask
-            now = forward.policy_terms(
-                actor, {"params": params, "balance": state.balance}, part.rollout
-            )
+            now = terms_of(params, part.rollout)
             logprobs = masked.zeroed(now.logprobs, mask)
-            old = masked.zeroed(part.logprobs, mask)
+            if part.logprobs is None:
+                old = jax.lax.stop_gradient(logprobs)
+            else:
+                old = masked.zeroed(part.logprobs, mask)
             terms = grpo.grpo_terms(
                 logprobs,
                 old,
@@ -86,20 +93,33 @@ def make_halves(
             spread = jnp.broadcast_to(part.advantages[:, None], mask.shape)
             clipped = ppo.is_clipped(logprobs, old, spread, clip=spec.update.clip)
             share = masked.masked_mean(clipped.astype(jnp.float32), mask)
-            return loss + now.aux_loss, {"policy_loss": loss, "clip_fraction": share}
+            return loss + now.aux_loss, (now, {"policy_loss": loss, "clip_fraction": share})
 
-        def learn(learned: _Learned, part: Experience) -> tuple[_Learned, learner.Metrics]:
-            gradients, told = jax.grad(policy_loss, has_aux=True)(learned.params, part)
+        def learn(
+            learned: _Learned, part: Experience
+        ) -> tuple[_Learned, tuple[PolicyTerms, learner.Metrics]]:
+            gradients, (now, told) = jax.grad(policy_loss, has_aux=True)(learned.params, part)
             updated = learner.applied(optimizer, gradients, learned.params, learned.opt_state)
-            return _Learned(*updated), {**told, "gradient_norm": optax.tree.norm(gradients)}
+            told["gradient_norm"] = optax.tree.norm(gradients)
+            return _Learned(*updated), (now, told)
 
-        learned, told = minibatches.run(
-            learn,
-            _Learned(state.params, state.opt_state),
-            Experience(drawn, before.logprobs, reference, gains),
-            learner.shuffle_key(state),
-            spec=spec.update,
-        )
+        def learn_alone(learned: _Learned, part: Experience) -> tuple[_Learned, learner.Metrics]:
+            learned, (_, told) = learn(learned, part)
+            return learned, told
+
+        learned = _Learned(state.params, state.opt_state)
+        if spec.update.num_updates == 1:
+            # The pass that the only update takes gradients of is the old policy's as well.
+            learned, (before, told) = learn(learned, Experience(drawn, None, reference, gains))
+        else:
+            before = terms_of(state.params, drawn)
+            learned, told = minibatches.run(
+                learn_alone,
+                learned,
+                Experience(drawn, before.logprobs, reference, gains),
+                learner.shuffle_key(state),
+                spec=spec.update,
+            )
         metrics |= learner.policy_metrics(before, reference, drawn) | told
         new = state._replace(params=learned.params, opt_state=learned.opt_state)
         return learner.finished(
