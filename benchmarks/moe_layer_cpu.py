@@ -5,7 +5,7 @@ Run:    JAX_PLATFORMS=cpu python -m benchmarks.moe_layer_cpu [--json PATH]
 The layer is route, dispatch, experts, combine, dropless, forward alone and forward with all
 gradients. Beside it stand a dense SwiGLU of the same active FLOPs (on K times the tokens) and
 the same layer over `jax.lax.ragged_dot`. A second table times the layer at each block size:
-`ops.grouped_matmul.block_rows_for` was chosen from it. Times are medians of rounds in which
+`ops.grouped_swiglu.block_rows_for` was chosen from it. Times are medians of rounds in which
 the candidates take turns, so that other work on the machine meets all of them alike.
 """
 
@@ -24,14 +24,14 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from deepseek_jax.ops import dispatch, experts, grouped_matmul, routing
+from deepseek_jax.ops import dispatch, experts, grouped_swiglu, routing
 
 NUM_TOKENS = 2048
 MODEL_DIM = 128
 HIDDEN_DIM = 128
 TOP_K = 4
 EXPERT_COUNTS = (8, 32, 128)
-BLOCK_ROWS = (16, 32, 64, 128)
+BLOCK_ROWS = (16, 32, 64, 128, 256, 512, 1024)
 NUM_ROUNDS = 5
 NUM_RAGGED_ROUNDS = 1
 
@@ -119,7 +119,7 @@ def time_layers(params: dict[int, Params], x: Array) -> list[dict[str, Any]]:
     for kind, call in calls(dense_layer, params[EXPERT_COUNTS[0]], x).items():
         candidates["dense", kind] = call
     for num_experts, values in params.items():
-        block_rows = grouped_matmul.block_rows_for(NUM_TOKENS * TOP_K, num_experts)
+        block_rows = grouped_swiglu.block_rows_for(NUM_TOKENS * TOP_K, num_experts)
         layer = functools.partial(block_layer, block_rows=block_rows)
         for kind, call in calls(layer, values, x).items():
             candidates[num_experts, kind] = call
@@ -131,7 +131,7 @@ def time_layers(params: dict[int, Params], x: Array) -> list[dict[str, Any]]:
     for num_experts in params:
         record: dict[str, Any] = {
             "num_experts": num_experts,
-            "block_rows": grouped_matmul.block_rows_for(NUM_TOKENS * TOP_K, num_experts),
+            "block_rows": grouped_swiglu.block_rows_for(NUM_TOKENS * TOP_K, num_experts),
         }
         for kind in ("forward", "both"):
             mine = times[num_experts, kind]

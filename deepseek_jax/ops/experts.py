@@ -9,12 +9,11 @@ F expert hidden.
 
 from typing import NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int32
 
-from deepseek_jax.ops import grouped_matmul
+from deepseek_jax.ops import grouped_swiglu, swiglu
 from deepseek_jax.ops.routing import Routing
 
 
@@ -45,16 +44,11 @@ def swiglu_dropless(
       [R, D] in the dtype of `rows`; zero for rows that no group holds.
 
     Raises:
-      ValueError: from `grouped_matmul`.
+      ValueError: from `grouped_swiglu`.
 
     Cost: 6 R D F FLOPs, whatever E is.
     """
-
-    def matmul(x: Array, matrices: Array) -> Array:
-        return grouped_matmul.grouped_matmul(x, matrices, group_sizes, block_rows=block_rows)
-
-    hidden = _gated(matmul(rows, weights.gate), matmul(rows, weights.up))
-    return matmul(hidden, weights.down)
+    return grouped_swiglu.grouped_swiglu(rows, *weights, group_sizes, block_rows=block_rows)
 
 
 def swiglu_capacity(rows: Float[Array, "R D"], weights: ExpertWeights) -> Float[Array, "R D"]:
@@ -74,9 +68,10 @@ def swiglu_capacity(rows: Float[Array, "R D"], weights: ExpertWeights) -> Float[
     if num_rows % num_experts:
         raise ValueError(f"num_rows={num_rows} is not a multiple of {num_experts} (num_experts)")
     rows_ecd = rows.reshape(num_experts, -1, rows.shape[1])
-    gate = _matmul("ecd,edf->ecf", rows_ecd, weights.gate)
-    up = _matmul("ecd,edf->ecf", rows_ecd, weights.up)
-    return _matmul("ecf,efd->ecd", _gated(gate, up), weights.down).reshape(rows.shape)
+    gate = swiglu.matmul("ecd,edf->ecf", rows_ecd, weights.gate)
+    up = swiglu.matmul("ecd,edf->ecf", rows_ecd, weights.up)
+    answers = swiglu.matmul("ecf,efd->ecd", swiglu.gated(gate, up), weights.down)
+    return answers.reshape(rows.shape)
 
 
 def swiglu_every_expert(
@@ -95,12 +90,12 @@ def swiglu_every_expert(
     Cost: 6 T E D F FLOPs, E / K times those of the chosen experts, in three plain matmuls.
     """
     num_experts, _, width = weights.gate.shape
-    gate = _matmul("td,edf->tef", x, weights.gate)
-    up = _matmul("td,edf->tef", x, weights.up)
+    gate = swiglu.matmul("td,edf->tef", x, weights.gate)
+    up = swiglu.matmul("td,edf->tef", x, weights.up)
     # The weight goes onto the hidden layer, so that the sum over experts is part of the matmul.
-    hidden = _gated(gate, up).astype(jnp.float32) * mixture[:, :, None]
+    hidden = swiglu.gated(gate, up).astype(jnp.float32) * mixture[:, :, None]
     flat = hidden.astype(x.dtype).reshape(x.shape[0], num_experts * width)
-    return _matmul("tf,fd->td", flat, weights.down.reshape(num_experts * width, -1))
+    return swiglu.matmul("tf,fd->td", flat, weights.down.reshape(num_experts * width, -1))
 
 
 def swiglu_dense(
@@ -110,8 +105,8 @@ def swiglu_dense(
     down: Float[Array, "F D"],
 ) -> Float[Array, "T D"]:
     """One SwiGLU network on every token: [T, D] in the dtype of `x`."""
-    hidden = _gated(_matmul("td,df->tf", x, gate), _matmul("td,df->tf", x, up))
-    return _matmul("tf,fd->td", hidden, down)
+    hidden = swiglu.gated(swiglu.matmul("td,df->tf", x, gate), swiglu.matmul("td,df->tf", x, up))
+    return swiglu.matmul("tf,fd->td", hidden, down)
 
 
 def moe_reference(
@@ -139,17 +134,6 @@ def moe_reference(
     mixture = jnp.where(token_mask[:, None], mixture, 0.0)
     wide = x.astype(jnp.float32)
     gate, up, down = (matrices.astype(jnp.float32) for matrices in weights)
-    hidden = _gated(jnp.einsum("td,edf->tef", wide, gate), jnp.einsum("td,edf->tef", wide, up))
+    gates, ups = (jnp.einsum("td,edf->tef", wide, matrices) for matrices in (gate, up))
+    hidden = swiglu.gated(gates, ups)
     return jnp.einsum("tef,efd,te->td", hidden, down, mixture).astype(x.dtype)
-
-
-def _gated(gate: Array, up: Array) -> Array:
-    """silu(gate) * up in float32, in the dtype of `gate`."""
-    chex.assert_equal_shape([gate, up])
-    product = jax.nn.silu(gate.astype(jnp.float32)) * up.astype(jnp.float32)
-    return product.astype(gate.dtype)
-
-
-def _matmul(subscripts: str, x: Array, matrices: Array) -> Array:
-    """An einsum that accumulates in float32 and returns the dtype of `x`."""
-    return jnp.einsum(subscripts, x, matrices, preferred_element_type=jnp.float32).astype(x.dtype)

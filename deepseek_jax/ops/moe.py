@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from deepseek_jax.ops import dispatch, experts, grouped_matmul
+from deepseek_jax.ops import dispatch, experts, grouped_swiglu
 from deepseek_jax.ops.experts import ExpertWeights
 from deepseek_jax.ops.routing import Routing
 
@@ -46,7 +46,7 @@ def dropless(*, num_assignments: int) -> Moe:
         weights: ExpertWeights,
     ) -> MoeOutput:
         num_experts = weights.gate.shape[0]
-        block_rows = grouped_matmul.block_rows_for(num_assignments, num_experts)
+        block_rows = grouped_swiglu.block_rows_for(num_assignments, num_experts)
         plan = dispatch.dropless_plan(
             routing.expert_ids, token_mask, num_experts=num_experts, block_rows=block_rows
         )

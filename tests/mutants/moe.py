@@ -5,7 +5,8 @@ from tests.mutants.mutant import Mutant
 _ROUTING = "deepseek_jax/ops/routing.py"
 _BALANCE = "deepseek_jax/ops/balance.py"
 _DISPATCH = "deepseek_jax/ops/dispatch.py"
-_GROUPED = "deepseek_jax/ops/grouped_matmul.py"
+_GROUPED = "deepseek_jax/ops/grouped_swiglu.py"
+_SWIGLU = "deepseek_jax/ops/swiglu.py"
 _EXPERTS = "deepseek_jax/ops/experts.py"
 
 
@@ -285,37 +286,65 @@ MUTANTS = (
     _mutant(
         _GROUPED,
         "last block left out",
-        "fori_loop(0, num_used, step, varying.like(zeros",
-        "fori_loop(0, num_used - 1, step, varying.like(zeros",
+        "fori_loop(0, num_used, step, out)",
+        "fori_loop(0, num_used - 1, step, out)",
         "test_by_hand",
     ),
     _mutant(
         _GROUPED,
-        "blocks behind the last group multiplied",
-        "fori_loop(0, num_used, step, varying.like(zeros",
-        "fori_loop(0, blocks.shape[0], step, varying.like(zeros",
+        "blocks behind the last group computed",
+        "fori_loop(0, num_used, step, out)",
+        "fori_loop(0, rows.shape[0] // block_rows, step, out)",
         "test_rows_behind_the_last_group_neither_answer_nor_teach",
     ),
     _mutant(
         _GROUPED,
-        "gradient of the weights from the last block only",
-        ".add(product)",
-        ".set(product)",
-        "test_low_precision_accumulates_in_float32",
+        "blocks behind the last group teach",
+        "fori_loop(0, num_used, step, totals)",
+        "fori_loop(0, rows.shape[0] // block_rows, step, totals)",
+        "test_rows_behind_the_last_group_neither_answer_nor_teach",
     ),
     _mutant(
-        _EXPERTS,
+        _GROUPED,
+        "gate used twice in the dropless path",
+        "[gate[expert], up[expert]]",
+        "[gate[expert], gate[expert]]",
+        "test_by_hand",
+    ),
+    _mutant(
+        _GROUPED,
+        "gradients of gate and up exchanged",
+        "d_gate, d_up = jnp.split",
+        "d_up, d_gate = jnp.split",
+        "test_low_precision_stays_near_its_oracle",
+    ),
+    _mutant(
+        _GROUPED,
+        "gradient of gate and up from the last block only",
+        ".add(_outer(x, d_both))",
+        ".set(_outer(x, d_both))",
+        "test_gradients_of_matrices_add_up_in_float32",
+    ),
+    _mutant(
+        _GROUPED,
+        "gradient of down from the last block only",
+        ".add(_outer(hidden, d_answers))",
+        ".set(_outer(hidden, d_answers))",
+        "test_gradients_of_matrices_add_up_in_float32",
+    ),
+    _mutant(
+        _SWIGLU,
         "gate and up exchanged",
         "jax.nn.silu(gate.astype(jnp.float32)) * up.astype(jnp.float32)",
         "jax.nn.silu(up.astype(jnp.float32)) * gate.astype(jnp.float32)",
-        "test_swiglu_by_hand",
+        "test_gate_by_hand",
     ),
     _mutant(
-        _EXPERTS,
-        "gate used twice in the dropless path",
-        "matmul(rows, weights.up)",
-        "matmul(rows, weights.gate)",
-        "test_gradient_reaches_the_gate",
+        _SWIGLU,
+        "gate rounded before it multiplies",
+        "jax.nn.silu(gate.astype(jnp.float32)) * up.astype(jnp.float32)",
+        "jax.nn.silu(gate) * up",
+        "test_low_precision_rounds_once",
     ),
     _mutant(
         _EXPERTS,
