@@ -1,5 +1,6 @@
 """From the directories of a recipe to its report, and the table of all seeds."""
 
+import datetime
 import json
 import os
 import pathlib
@@ -21,6 +22,8 @@ from deepseek_jax.training import metrics, workdir
 from experiments import measure, settings
 from experiments.configs.zero import shared
 
+# `table.json` of a run of three seeds, as `write_table` wrote it; a new one replaces it by hand.
+STORED = pathlib.Path(__file__).parent / "configs" / "zero" / "three_seeds.json"
 MEASURED, SECONDS = "accuracy.json", "seconds.json"
 # Directory of each arm.
 DIRECTORIES = {
@@ -77,8 +80,20 @@ def find(directory: pathlib.Path, names: Sequence[str]) -> recipe_findings.Recip
         arms=arms,
         reward_model=measure.measure_reward_model(directory / "reward"),
         article=_article(directory, arms, names),
-        stored=None,
+        stored=_stored(),
     )
+
+
+def _stored() -> recipe_findings.Stored:
+    """The table of three seeds that the repository holds."""
+    table = workdir.read_json(STORED)
+    arms = {
+        arm: recipe_findings.StoredArm(tuple(found["sampled"]), tuple(found["greedy"]))
+        for arm, found in table["arms"].items()
+    }
+    seeds = ", ".join(map(str, table["seeds"]))
+    source = f"seeds {seeds} on {table['device']}, jax {table['jax']}, {table['date']}"
+    return recipe_findings.Stored(source=source, arms=arms)
 
 
 def write_table(root: pathlib.Path, seeds: Sequence[int]) -> str:
@@ -97,7 +112,14 @@ def write_table(root: pathlib.Path, seeds: Sequence[int]) -> str:
         for arm, found in accuracies.items()
     ]
     table = page.table(["arm", "temperature 1", "greedy"], rows)
-    content = {"seeds": list(seeds), "device": jax.devices()[0].device_kind, "arms": accuracies}
+    content = {
+        "command": shlex.join(["python", *sys.orig_argv[1:]]),
+        "date": datetime.date.today().isoformat(),
+        "device": jax.devices()[0].device_kind,
+        "jax": jax.__version__,
+        "seeds": list(seeds),
+        "arms": accuracies,
+    }
     (root / "table.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     (root / "table.md").write_text(table + "\n", encoding="utf-8")
     return table
