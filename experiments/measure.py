@@ -31,6 +31,12 @@ from deepseek_jax.reinforcement import (
 from experiments import settings
 
 NUM_SAMPLES = 5
+_STYLES = (
+    "Named right against wrong: *worked* is the work written out, *direct* the answer alone; "
+    "*careless* forgets carries, *slip* has one wrong column, *extra carry* a carry in every "
+    "column, *changed answer* the right work with one digit of the answer changed; *guess* is a "
+    "wrong answer alone."
+)
 NUM_BINS = 10
 _SEED = 0
 _TIMED_RUNS = 5
@@ -215,4 +221,5 @@ def measure_reward_model(directory: pathlib.Path) -> recipe_findings.RewardModel
         num_bins=NUM_BINS,
         bins=calibration.reliability(probs, outcomes, num_bins=NUM_BINS),
         kinds=tuple(kinds),
+        kinds_are=_STYLES,
     )

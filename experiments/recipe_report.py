@@ -185,12 +185,12 @@ def _article(directory: pathlib.Path, arms: dict[str, Arm], names: Sequence[str]
         r1_zero=r1_zero,
         dense=dense,
         latency_is=(
-            "Latency: milliseconds for each new token when one answer of "
+            "Milliseconds for each new token when one answer of "
             f"{rollout.max_new_tokens} tokens is drawn alone, prompt included, compilation not; "
             "median of 5."
         ),
         accuracy_is=(
-            f"Accuracy: right answers at temperature 1 to {len(listed):,} held-out problems; no "
+            f"At temperature 1, of {len(listed):,} held-out problems; no "
             "example is shown in the prompt."
         ),
     )

@@ -99,7 +99,8 @@ class RewardModel:
       calibration_error: of the same held-out pairs, turned round by a coin.
       num_bins: of the calibration.
       bins: of `calibration.reliability`.
-      kinds: built pairs, by what is wrong with the bad response.
+      kinds: built pairs, by the styles of the right and of the wrong response.
+      kinds_are: what the names of the styles mean, sentences; empty without any.
     """
 
     pairs: Share
@@ -109,6 +110,7 @@ class RewardModel:
     num_bins: int
     bins: tuple[Bin, ...]
     kinds: tuple[PairKind, ...]
+    kinds_are: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -170,7 +170,7 @@ def _reward_model(model: RewardModel) -> str:
         words.blindness(model),
     ]
     if model.kinds:
-        columns = ("what the good response stands against", "ranked rightly", "mean score", "")
+        columns = ("right against wrong", "ranked rightly", "mean score", "")
         rows = [
             [
                 kind.name,
@@ -180,7 +180,8 @@ def _reward_model(model: RewardModel) -> str:
             ]
             for kind in model.kinds
         ]
-        parts += [page.table(columns, rows), "Mean score: of the bad response, in 0..1."]
+        legend = f"{model.kinds_are} Mean score: of the wrong response, in 0..1."
+        parts += [page.table(columns, rows), legend.strip()]
     parts.append(
         page.picture(recipe_pictures.RELIABILITY, "What it foretells against what happens.")
     )

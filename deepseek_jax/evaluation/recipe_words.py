@@ -16,6 +16,9 @@ from deepseek_jax.evaluation.recipe_findings import (
     RewardModel,
 )
 
+# More blind kinds than this are counted; the table names them.
+_MAX_NAMED = 3
+
 
 def headline(findings: RecipeFindings) -> str:
     """The outcome in a line, and what it does not mean."""
@@ -86,8 +89,9 @@ def blindness(model: RewardModel) -> str:
     blind = [f'"{kind.name}" ({interval(kind.accuracy)})' for kind in model.kinds if kind.is_blind]
     if not blind:
         return f"It is blind to none of these kinds {rule}."
+    named = page.joined(blind) if len(blind) <= _MAX_NAMED else f"{len(blind)} of the kinds below"
     return (
-        f"**It is blind to {page.joined(blind)}** {rule}. Its accuracy over all pairs does not "
+        f"**It is blind to {named}** {rule}. Its accuracy over all pairs does not "
         "show this: it scores what the pairs differ in, and is no checker of answers."
     )
 

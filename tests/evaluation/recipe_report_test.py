@@ -94,6 +94,7 @@ def made(**changes):
                 PairKind("forgets | the carry", accuracy.share(500, 500), 0.127),
                 PairKind("one digit of the answer changed", accuracy.share(271, 500), 0.877),
             ),
+            kinds_are="Kinds are named by what is wrong.",
         ),
         article=recipe_findings.ArticleTable(
             r1=row("sparse base, trained on text", latency_ms=0.516, right=33, active=250),
@@ -146,6 +147,7 @@ def test_the_page_holds_what_a_reader_looks_for():
         "it ranks 99.4% [98.3, 99.8] rightly",
         "forgets \\| the carry",
         "| 0.877 | **blind** |",
+        "Kinds are named by what is wrong. Mean score: of the wrong response",
         '**It is blind to "one digit of the answer changed" (54.2%',
         "**Without KL the policy hacked the reward model**",
         "The two runs differ in: kl_weight (0.1, 0.0).",
@@ -182,6 +184,9 @@ def test_blind_is_what_chance_explains_or_what_is_seldom_seen():
     assert not is_blind(650, 1000)
     sees = dataclasses.replace(made().reward_model, kinds=made().reward_model.kinds[:1])
     assert words.blindness(sees).startswith("It is blind to none")
+    blind = PairKind("x", accuracy.share(0, 9), None)
+    many = dataclasses.replace(sees, kinds=(blind,) * 4)
+    assert "blind to 4 of the kinds below" in words.blindness(many)
     unknown = dataclasses.replace(sees, kinds=())
     assert "not known" in words.blindness(unknown)
 
