@@ -70,7 +70,10 @@ def run(
         step = first
         try:
             with shown, interrupt.Interrupt() as asked:
-                while step < spec.num_steps and asked.requested is None:
+                if first:
+                    shown.say(f"{directory}: going on from step {first}")
+                stopped_by = asked.requested
+                while step < spec.num_steps and stopped_by is None:
                     state, told = stage.advance(state, step)
                     step += 1
                     record = {name: float(value) for name, value in jax.device_get(told).items()}
@@ -83,19 +86,18 @@ def run(
                     lines.write(record)
                     shown.step(step)
                     shown.log(record)
-                    if step % spec.checkpoint_every == 0 or step == spec.num_steps:
+                    stopped_by = asked.requested
+                    is_last = step == spec.num_steps or stopped_by is not None
+                    if is_last or step % spec.checkpoint_every == 0:
                         lines.sync()
                         keeper.save(state, {"seconds": clock.seconds()})
-                if asked.requested is not None and step % spec.checkpoint_every and step > first:
-                    lines.sync()
-                    if step != spec.num_steps:
-                        keeper.save(state, {"seconds": clock.seconds()})
                 keeper.wait()
-                if asked.requested is not None:
-                    shown.say(f"stopped at step {step}, saved in {directory}")
+                if stopped_by is not None:
+                    saved = f", saved in {directory}" if step > first else ", before a step"
+                    shown.say(f"stopped at step {step}{saved}")
         finally:
             lines.close()
-        return Outcome(step, step - first, asked.requested)
+        return Outcome(step, step - first, stopped_by)
     finally:
         keeper.close()
 

@@ -1,0 +1,128 @@
+"""The real command of a policy's stage, killed while it starts, runs and saves."""
+
+import os
+import pathlib
+import pprint
+import signal
+import subprocess
+import sys
+import time
+
+import chex
+import pytest
+
+from deepseek_jax.reinforcement import policy_stage
+from deepseek_jax.training import checkpoint
+from experiments import settings
+from tests.reinforcement import tiny
+
+pytestmark = pytest.mark.slow
+
+ROOT = pathlib.Path(__file__).parents[2]
+TIME_LIMIT = 300.0  # seconds for one process, only so that a hang ends
+NUM_STEPS = 24
+CONFIG = """from ml_collections import config_dict
+
+
+def get_config(variant=""):
+    return config_dict.ConfigDict({})
+"""
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Problems, a base, and the config files of PPO and GRPO from it by the rule."""
+    directory = tmp_path_factory.mktemp("zero")
+    tiny.write_problems(directory / "problems")
+    tiny.train_base(directory / "problems", directory / "base", num_steps=100)
+    for stage in ("ppo", "grpo"):
+        node = pprint.pformat(settings.to_dict(_spec(directory, stage)))
+        (directory / f"{stage}.py").write_text(CONFIG.replace("{}", node))
+    return directory
+
+
+def _spec(root, stage):
+    make = {"ppo": tiny.ppo_spec, "grpo": tiny.grpo_spec}[stage]
+    return make(
+        model=tiny.WIDE,
+        rollout={"prompt_width": 7, "max_new_tokens": 17},
+        rewards={"learned": 0.0},
+        files={
+            "problems": str(root / "problems"),
+            "start_from": str(root / "base"),
+            "reward_from": None,
+        },
+        train={"num_steps": NUM_STEPS, "eval_every": 8, "checkpoint_every": 3},
+    )
+
+
+def _start(root, stage, workdir):
+    environment = dict(os.environ)
+    environment.pop("XLA_FLAGS")  # one device, as a user has
+    environment |= {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(root / "cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+    config = f"--config={root / stage}.py"
+    command = [sys.executable, "-m", "experiments.main", config, f"--workdir={workdir}"]
+    with workdir.with_suffix(".log").open("a") as log:
+        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+
+
+def _finish(process, workdir):
+    assert process.wait(TIME_LIMIT) == 0, workdir.with_suffix(".log").read_text()
+
+
+def _newest(workdir):
+    return max(checkpoint.finished_steps(workdir / "checkpoints"), default=0)
+
+
+def _is_saving(workdir):
+    return any((workdir / "checkpoints").glob("*.orbax-checkpoint-tmp"))
+
+
+def _kill_when(process, workdir, seen):
+    """SIGKILL as soon as `seen()` holds; the process must not have ended before."""
+    limit = time.monotonic() + TIME_LIMIT
+    while not seen():
+        assert process.poll() is None, workdir.with_suffix(".log").read_text()
+        assert time.monotonic() < limit
+        time.sleep(0.0005)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait(TIME_LIMIT) == -signal.SIGKILL
+
+
+def _final(root, stage, workdir):
+    """The whole state after the last step."""
+    abstract = policy_stage._build(_spec(root, stage))[0].abstract
+    keeper = checkpoint.Checkpoints(workdir / "checkpoints", keep=9)
+    try:
+        return keeper.restore(abstract, step=None).state
+    finally:
+        keeper.close()
+
+
+@pytest.mark.parametrize("stage", ["ppo", "grpo"])
+def test_killed_stage_equals_uninterrupted_stage(root, stage):
+    whole, killed = root / f"{stage}_whole", root / f"{stage}_killed"
+    _finish(_start(root, stage, whole), whole)
+
+    process = _start(root, stage, killed)
+    _kill_when(process, killed, lambda: (killed / "config.json").exists())  # it compiles
+    process = _start(root, stage, killed)
+    _kill_when(process, killed, lambda: _newest(killed) >= 3)  # it runs
+    first = _newest(killed)
+    process = _start(root, stage, killed)
+    _kill_when(process, killed, lambda: _newest(killed) > first and _is_saving(killed))
+    second = _newest(killed)
+    _finish(_start(root, stage, killed), killed)
+
+    log = killed.with_suffix(".log").read_text()
+    assert 3 <= first < second < NUM_STEPS
+    assert f"going on from step {first}" in log and f"going on from step {second}" in log
+    one, two = (_final(root, stage, workdir) for workdir in (killed, whole))
+    chex.assert_trees_all_equal(one, two)
+    assert int(one.step) == NUM_STEPS
+    assert tiny.lines(killed) == tiny.lines(whole)
