@@ -3,12 +3,12 @@
 Run: python -m benchmarks.reward_pairs --root=runs/zero/seed_0 --out=runs/reward_pairs \
        --pairs=2000,20000,200000 --steps=200,1000,2000 --batch_size=256
 
-Needs the stage `base` of the recipe. Draws problems of its own (the recipe's 2,500 are few), builds
-pairs of a right with a wrong answer in every style, trains the reward model on each number of
-them with Muon, and measures every pairing of styles on problems that no stage trains on. Then
-PPO without a KL term, as in the recipe's exhibit, learns from each reward model alone: where the
-model is blind, accuracy falls while the reward rises. The baseline, a column of its own, is the
-recipe's reward model with the recipe's own exhibit, where they have been trained.
+Needs the stages `problems` and `base` of the recipe. Draws problems of its own (the recipe's
+2,500 are few), builds pairs of a right with a wrong answer in every style, trains the reward model
+on each number of them with Muon, and measures every pairing of styles on problems that no stage
+trains on. Then PPO without a KL term, as in the recipe's exhibit, learns from each reward model
+alone: where the model is blind, accuracy falls while the reward rises. The baseline, a column of
+its own, is the recipe's reward model with the recipe's own exhibit, where they have been trained.
 """
 
 import json
@@ -101,7 +101,7 @@ def run(
 def _reward_config(
     root: pathlib.Path, out: pathlib.Path, num_pairs: int, num_steps: int, batch_size: int
 ) -> config_dict.ConfigDict:
-    """The recipe's reward model on built pairs, with the base's optimizer."""
+    """The recipe's reward model on built pairs, with Muon."""
     config = settings.load_config(f"{_CONFIGS}/reward.py")
     config.files.problems = str(out / "problems")
     config.files.start_from = str(root / "base")

@@ -6,9 +6,9 @@ It is a program of its own because TRL needs torch and transformers, which nothi
 on; it imports neither jax nor deepseek_jax. It reads a JSON request from its first argument (sizes,
 prompts, device) and writes what it measured to its second. A Qwen3 decoder, or Qwen3-MoE, of
 random weights stands for the policy. Every step is one update on freshly drawn answers, with a KL
-to the reference model, as in `grpo_step`; the rewards follow the same rule. Two things are left
-out, in TRL's favour: with one update a batch it takes no second pass for the old
-log-probabilities, and its experts have no balancing loss.
+to the reference model, as in `grpo_step`; the rewards follow the same rule. With one update a batch
+neither takes a second pass for the old log-probabilities. One thing is left out, in TRL's favour:
+its experts have no balancing loss.
 """
 
 import json

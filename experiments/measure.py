@@ -31,15 +31,16 @@ from deepseek_jax.reinforcement import (
 from experiments import settings
 
 NUM_SAMPLES = 5
+NUM_BINS = 10
+_SEED = 0
+_TIMED_RUNS = 5
+# Of arithmetic: what `pairs.styled` calls its answers.
 _STYLES = (
     "Named right against wrong: *worked* is the work written out, *direct* the answer alone; "
     "*careless* forgets carries, *slip* has one wrong column, *extra carry* a carry in every "
     "column, *changed answer* the right work with one digit of the answer changed; *guess* is a "
     "wrong answer alone."
 )
-NUM_BINS = 10
-_SEED = 0
-_TIMED_RUNS = 5
 
 
 class Measured(NamedTuple):
@@ -221,5 +222,5 @@ def measure_reward_model(directory: pathlib.Path) -> recipe_findings.RewardModel
         num_bins=NUM_BINS,
         bins=calibration.reliability(probs, outcomes, num_bins=NUM_BINS),
         kinds=tuple(kinds),
-        kinds_are=_STYLES,
+        kinds_are=_STYLES if listed[0].task == "arithmetic" else "",
     )

@@ -169,9 +169,11 @@ class Decoder(nn.Module):
             filled.append(output.cache)
             sown.append(left)
         if sows:
+            # A dense layer sows nothing.
             together = jax.tree.map(lambda *layers: jnp.stack(layers), *sown)
-            for name, value in together["intermediates"].items():
-                self.layers.put_variable("intermediates", name, value)
+            for collection, parts in together.items():
+                for name, value in parts.items():
+                    self.layers.put_variable(collection, name, value)
         logits = self._logits(self._normed(x))[:, 0]
         return logits, DecoderCache(tuple(filled), cache.lengths + 1)
 

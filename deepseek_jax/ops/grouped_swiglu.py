@@ -5,7 +5,8 @@
 Rows are cut into blocks of `block_rows`, each of which belongs to one expert; one loop over the
 blocks in use takes each through all three matrices, and one loop backward makes all gradients.
 Only the arguments are kept for it. Nothing of size rows x experts, and no hidden layer of all
-rows, is ever made. Axes: R rows, b rows of a block, E experts, D model, F expert hidden.
+rows, is ever made. Axes: R rows, b rows of a block, E experts, D model,
+F expert hidden, 2F gate and up side by side.
 """
 
 import functools
@@ -30,7 +31,7 @@ def block_rows_for(num_assignments: int, num_experts: int) -> int:
     Returns:
       A power of two, at most half of the mean rows of an expert, so that padding adds about
       a quarter of the rows at most; 1 for few assignments, so that one token costs K rows.
-      Larger blocks than the largest returned win nothing on a CPU.
+      Larger blocks than the largest returned were no faster on a CPU (docs/log.md).
     """
     block = 1
     while block < _LARGEST_BLOCK and 4 * block * num_experts <= num_assignments:
@@ -183,6 +184,6 @@ def _gated_halves(both: Float[Array, "b 2F"]) -> Float[Array, "b F"]:
     return swiglu.gated(*jnp.split(both, 2, axis=-1))
 
 
-def _outer(x: Float[Array, "b I"], y: Float[Array, "b J"]) -> Float[Array, "I J"]:
+def _outer(x: Float[Array, "b In"], y: Float[Array, "b Out"]) -> Float[Array, "In Out"]:
     """x^T y in float32."""
     return jnp.einsum("bi,bj->ij", x, y, preferred_element_type=jnp.float32)

@@ -67,10 +67,14 @@ def compress(
     shares = jnp.where(mask, shares, 0.0)
 
     def pooled(x: Array) -> Array:
+        # Heads in front: with bfloat16, XLA:CPU has no kernel for the product of the other order.
         mean = jnp.einsum(
-            "...mic,...cmh->...imh", shares.astype(x.dtype), x, preferred_element_type=jnp.float32
+            "...mic,...mch->...mih",
+            shares.astype(x.dtype),
+            jnp.swapaxes(x, -3, -2),
+            preferred_element_type=jnp.float32,
         )
-        return mean.astype(x.dtype)
+        return jnp.swapaxes(mean, -3, -2).astype(x.dtype)
 
     return pooled(key), pooled(value)
 

@@ -36,7 +36,8 @@ def test_the_table_has_the_pairing_that_is_told_worst():
     console = rich_console.Console(width=120)
     with console.capture() as captured:
         reward_pairs._show(FOUND, console)
-    lines = {line.strip("\u2502 ").split("\u2502")[0].strip(): line for line in captured.get().splitlines()}
+    listed = captured.get().splitlines()
+    lines = {line.strip("\u2502 ").split("\u2502")[0].strip(): line for line in listed}
     assert [one.lowest for one in FOUND.values()] == [0.2, 0.6, 0.95]
     assert all(value in lines["lowest of all"] for value in ("20.0%", "60.0%", "95.0%"))
     assert "50.0%" in lines["worked against slip"]

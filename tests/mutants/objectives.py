@@ -24,6 +24,16 @@ def _mutant(path: str, name: str, snippet: str, replacement: str, *tests: str) -
 
 
 MUTANTS = (
+    Mutant(
+        name="the only update of GRPO sees no ratio",
+        path="deepseek_jax/reinforcement/grpo.py",
+        snippet="old = jax.lax.stop_gradient(logprobs)",
+        replacement="old = logprobs",
+        tests=(
+            "tests/reinforcement/grpo_test.py::"
+            "test_a_single_update_follows_the_gradient_at_the_old_policy",
+        ),
+    ),
     _mutant(
         _MASKED,
         "row means over all rows",

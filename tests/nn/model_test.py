@@ -1,6 +1,7 @@
 """The decoder: cached decoding equals the full pass, packing, padding, dtypes, gradients."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -159,6 +160,39 @@ def test_load_statistics_count_real_tokens_only():
     stats = model.apply(variables, tokens, **context).stats
     np.testing.assert_array_equal(stats.load.sum(axis=-1), 2 * 15 * tiny.SPARSE.top_k)
     np.testing.assert_array_equal(stats.num_tokens, 2 * 15)
+
+
+def test_a_step_sows_what_the_full_pass_does():
+    for spec in (tiny.SPARSE, tiny.DENSE):
+        model, variables = tiny.make(spec)
+        tokens, context = tiny.rows(length=8)
+        sow = functools.partial(model.apply, variables, mutable=["intermediates"])
+        _, whole = sow(tokens, **context)
+        cache = model_lib.empty_cache(spec, batch_size=2, max_length=8)
+        _, cache = model.apply(variables, tokens[:, :4], jnp.array([3, 3]), cache, method="prefill")
+        _, stepped = sow(tokens[:, 3], cache, method="step")
+        assert jax.tree.structure(stepped) == jax.tree.structure(whole)
+        for one, all_of_them in zip(jax.tree.leaves(stepped), jax.tree.leaves(whole), strict=True):
+            at = all_of_them.reshape(spec.num_layers, 2, 8, -1)[:, :, 3]
+            np.testing.assert_allclose(one, at, **tolerances.MODEL_F32)
+
+
+@pytest.mark.deep
+def test_bfloat16_steps_are_near_the_full_pass():
+    """Keys are rounded once more in the cache than in the full pass."""
+    spec = dataclasses.replace(tiny.VARIANTS["dense"], compute_dtype="bfloat16")
+    model, variables = tiny.make(spec)
+    tokens, context = tiny.rows(length=20)
+    full = model.apply(variables, tokens, **context).logits
+    step = jax.jit(lambda t, c: model.apply(variables, t, c, method="step"))
+    cache = model_lib.empty_cache(spec, batch_size=2, max_length=20)
+    lengths = jnp.array([3, 3], jnp.int32)
+    _, cache = model.apply(variables, tokens[:, :4], lengths, cache, method="prefill")
+    errors = []
+    for at in range(3, 20):
+        logits, cache = step(tokens[:, at], cache)
+        errors.append(np.abs(np.asarray(logits - full[:, at])))
+    assert np.median(errors) < tolerances.BF16["rtol"] * np.asarray(full).std()
 
 
 @pytest.mark.deep

@@ -1,14 +1,18 @@
 """One iteration of GRPO: in one program or two, silent groups, and every setting."""
 
+import dataclasses
 import functools
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from deepseek_jax.nn.model import Decoder
+from deepseek_jax.objectives import advantages, masked
+from deepseek_jax.objectives import grpo as grpo_objective
 from deepseek_jax.reinforcement import forward, learner
 from deepseek_jax.reinforcement.rewards import Verdict
 from tests import tolerances
@@ -99,6 +103,48 @@ def test_equal_rewards_leave_only_the_pull_of_the_reference():
         assert float(told["gradient_norm"]) > 0.0
         _, then = _update()(away, _drawn(), verdict, None)
         assert float(then["policy_loss"]) < float(told["policy_loss"])
+
+
+def test_a_single_update_follows_the_gradient_at_the_old_policy():
+    """Its own pass stands for the old policy's: the same as with old log-probabilities apart."""
+    spec = dataclasses.replace(
+        SPEC, update=dataclasses.replace(SPEC.update, num_epochs=1, num_minibatches=1)
+    )
+    built = tiny.build(spec, optimizers=[optax.sgd(1.0)] * 2)
+    state, drawn, model = built.state, _drawn(), Decoder(spec.model)
+    gains = advantages.group_advantages(
+        MIXED.is_right.astype(jnp.float32), group_size=4, divide_by_std=True
+    )
+
+    def logprobs(params):
+        terms = forward.policy_terms(model, {"params": params, "balance": state.balance}, drawn)
+        return masked.zeroed(terms.logprobs, drawn.mask)
+
+    old, reference = logprobs(state.params), logprobs(state.reference["params"])
+
+    def loss(params):
+        terms = grpo_objective.grpo_terms(
+            logprobs(params),
+            old,
+            reference,
+            gains,
+            clip=spec.update.clip,
+            kl_coefficient=spec.kl.coefficient,
+        )
+        return masked.mean_of_row_means(terms, drawn.mask)
+
+    value, gradient = jax.jit(jax.value_and_grad(loss))(state.params)
+    after, told = jax.jit(built.halves.update)(state, drawn, MIXED, None)
+    want = jax.tree.map(lambda p, g: p - g, state.params, gradient)
+    chex.assert_trees_all_close(after.params, want, **tolerances.MODEL_F32)
+    np.testing.assert_allclose(told["policy_loss"], value, **tolerances.MODEL_F32)
+    np.testing.assert_allclose(
+        told["gradient_norm"], optax.tree.norm(gradient), **tolerances.MODEL_F32
+    )
+    assert float(told["clip_fraction"]) == 0.0 and float(told["gradient_norm"]) > 0.01
+    # What is told of the policy that drew is what several updates tell of it.
+    for name in ("kl", "entropy", "logprob_mismatch", "load_max_over_mean"):
+        np.testing.assert_allclose(told[name], _updated()[1][name], **tolerances.MODEL_F32)
 
 
 def test_one_program_equals_its_two_halves():

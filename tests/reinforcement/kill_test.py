@@ -1,12 +1,7 @@
 """The real command of a policy's stage, killed while it starts, runs and saves."""
 
-import os
-import pathlib
 import pprint
 import signal
-import subprocess
-import sys
-import time
 
 import chex
 import pytest
@@ -14,13 +9,12 @@ import pytest
 from deepseek_jax.reinforcement import policy_stage
 from deepseek_jax.training import checkpoint
 from experiments import settings
+from tests import kills
 from tests.reinforcement import tiny
 
 pytestmark = pytest.mark.slow
 
-ROOT = pathlib.Path(__file__).parents[2]
-TIME_LIMIT = 300.0  # seconds for one process, only so that a hang ends
-NUM_STEPS = 24
+NUM_STEPS = 40
 CONFIG = """from ml_collections import config_dict
 
 
@@ -52,46 +46,22 @@ def _spec(root, stage):
             "start_from": str(root / "base"),
             "reward_from": None,
         },
-        train={"num_steps": NUM_STEPS, "eval_every": 8, "checkpoint_every": 3},
+        train={"num_steps": NUM_STEPS, "eval_every": 20, "checkpoint_every": 1},
     )
 
 
 def _start(root, stage, workdir):
-    environment = dict(os.environ)
-    environment.pop("XLA_FLAGS")  # one device, as a user has
-    environment |= {
-        "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(root / "cache"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    }
-    config = f"--config={root / stage}.py"
-    command = [sys.executable, "-m", "experiments.main", config, f"--workdir={workdir}"]
-    with workdir.with_suffix(".log").open("a") as log:
-        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+    return kills.start(workdir, root / "cache", f"--config={root / stage}.py")
 
 
 def _finish(process, workdir):
-    assert process.wait(TIME_LIMIT) == 0, workdir.with_suffix(".log").read_text()
-
-
-def _newest(workdir):
-    return max(checkpoint.finished_steps(workdir / "checkpoints"), default=0)
-
-
-def _is_saving(workdir):
-    return any((workdir / "checkpoints").glob("*.orbax-checkpoint-tmp"))
+    assert process.wait(kills.TIME_LIMIT) == 0, kills.log_of(workdir).read_text()
 
 
 def _kill_when(process, workdir, seen):
     """SIGKILL as soon as `seen()` holds; the process must not have ended before."""
-    limit = time.monotonic() + TIME_LIMIT
-    while not seen():
-        assert process.poll() is None, workdir.with_suffix(".log").read_text()
-        assert time.monotonic() < limit
-        time.sleep(0.0005)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait(TIME_LIMIT) == -signal.SIGKILL
+    assert kills.wait_for(process, seen), kills.log_of(workdir).read_text()
+    assert kills.kill(process) == -signal.SIGKILL
 
 
 def _final(root, stage, workdir):
@@ -112,16 +82,17 @@ def test_killed_stage_equals_uninterrupted_stage(root, stage):
     process = _start(root, stage, killed)
     _kill_when(process, killed, lambda: (killed / "config.json").exists())  # it compiles
     process = _start(root, stage, killed)
-    _kill_when(process, killed, lambda: _newest(killed) >= 3)  # it runs
-    first = _newest(killed)
+    _kill_when(process, killed, lambda: kills.newest(killed) >= 3)  # it runs
+    first = kills.newest(killed)
     process = _start(root, stage, killed)
-    _kill_when(process, killed, lambda: _newest(killed) > first and _is_saving(killed))
-    second = _newest(killed)
+    _kill_when(process, killed, lambda: kills.is_caught_saving(process, killed, after=first))
+    second = kills.newest(killed)
     _finish(_start(root, stage, killed), killed)
 
-    log = killed.with_suffix(".log").read_text()
+    log = kills.log_of(killed).read_text()
     assert 3 <= first < second < NUM_STEPS
     assert f"going on from step {first}" in log and f"going on from step {second}" in log
+    assert "unfinished save, passed over" in log
     one, two = (_final(root, stage, workdir) for workdir in (killed, whole))
     chex.assert_trees_all_equal(one, two)
     assert int(one.step) == NUM_STEPS

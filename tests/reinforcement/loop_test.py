@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rich import console as rich_console
 
 from deepseek_jax.core.stage_spec import StageTrainSpec
 from deepseek_jax.reinforcement import loop
-from deepseek_jax.training import checkpoint, finite
+from deepseek_jax.training import checkpoint, finite, interrupt
 from deepseek_jax.training.loop import Outcome
 from tests.reinforcement import tiny
 
@@ -21,7 +22,16 @@ class _State(NamedTuple):
     params: jax.Array
 
 
-def _run(directory, *, at=None, bad=None, measured=1.0, restore_step=None, began=None):
+def _run(
+    directory,
+    *,
+    at=None,
+    bad=None,
+    measured=1.0,
+    restore_step=None,
+    began=None,
+    console=tiny.QUIET,
+):
     """Adds the number of each step; at step `at` a signal comes, at step `bad` a NaN."""
 
     def advance(state, step):
@@ -44,7 +54,7 @@ def _run(directory, *, at=None, bad=None, measured=1.0, restore_step=None, began
     )
     spec = StageTrainSpec(**(tiny.TRAIN | {"restore_step": restore_step}))
     starts = [] if began is None else began
-    return loop.run(stage, spec, directory, begin=starts.append, console=tiny.QUIET)
+    return loop.run(stage, spec, directory, begin=starts.append, console=console)
 
 
 def test_what_a_run_leaves(tmp_path):
@@ -72,6 +82,37 @@ def test_stopped_and_resumed(tmp_path, at):
     assert began == ([at] if at < 5 else [])
     _run(tmp_path / "whole")
     assert tiny.lines(tmp_path / "stopped") == tiny.lines(tmp_path / "whole")
+
+
+def test_a_signal_before_the_first_step_stops_before_it(tmp_path, monkeypatch):
+    class Asked(interrupt.Interrupt):
+        def __enter__(self):
+            self.requested = signal.SIGTERM
+            return super().__enter__()
+
+    monkeypatch.setattr(interrupt, "Interrupt", Asked)
+    console = rich_console.Console(width=200)
+    with console.capture() as captured:
+        assert _run(tmp_path, console=console) == Outcome(0, 0, signal.SIGTERM)
+    assert "stopped at step 0, before a step" in captured.get()
+    assert checkpoint.finished_steps(tmp_path / "checkpoints") == []
+
+
+def test_a_signal_while_it_saves_lets_one_more_step_happen(tmp_path, monkeypatch):
+    save = checkpoint.Checkpoints.save
+
+    def signalled(keeper, state, progress):
+        if int(state.step) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        save(keeper, state, progress)
+
+    monkeypatch.setattr(checkpoint.Checkpoints, "save", signalled)
+    assert _run(tmp_path) == Outcome(3, 3, signal.SIGTERM)
+    assert checkpoint.finished_steps(tmp_path / "checkpoints") == [2, 3]
+    console = rich_console.Console(width=200)
+    with console.capture() as captured:
+        assert _run(tmp_path, console=console) == Outcome(5, 2, None)
+    assert "going on from step 3" in captured.get()
 
 
 def test_going_back(tmp_path, caplog):

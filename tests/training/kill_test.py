@@ -1,73 +1,26 @@
 """The real command, killed at arbitrary moments and during saves, ends with the same bits."""
 
-import os
-import pathlib
 import random
 import re
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 
-from deepseek_jax.training import checkpoint
 from experiments import settings
+from tests import kills
 from tests.training import kill_config, loop_test, tiny
 
 pytestmark = pytest.mark.slow
 
-ROOT = pathlib.Path(__file__).parents[2]
-TIME_LIMIT = 300.0  # seconds for one process, only so that a hang ends
 MOST_STEPS = 20  # a kill is waited for during so many steps, which makes 120 of 200 in 6 waits
 SPARE_STEPS = 60  # no kill is planned in the last steps of the run
 STEP_TOLD = re.compile(r"^step (\d+)/", re.MULTILINE)
 
 
 def _start(workdir, corpus, cache):
-    environment = dict(os.environ)
-    environment.pop("XLA_FLAGS")  # one device, as a user has
-    environment |= {
-        "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    }
-    command = [
-        sys.executable,
-        "-m",
-        "experiments.main",
-        "--config=tests/training/kill_config.py",
-        f"--workdir={workdir}",
-        f"--config.data.path={corpus}",
-    ]
-    log = (workdir.parent / f"{workdir.name}.log").open("a")
-    with log:
-        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
-
-
-def _wait_for(process, seen):
-    """Returns when `seen()` is true; False if the process ended before."""
-    limit = time.monotonic() + TIME_LIMIT
-    while not seen():
-        if process.poll() is not None:
-            return False
-        assert time.monotonic() < limit
-        time.sleep(0.0005)
-    return True
-
-
-def _newest(workdir):
-    return max(checkpoint.finished_steps(workdir / "checkpoints"), default=0)
-
-
-def _unfinished(workdir):
-    return list((workdir / "checkpoints").glob("*.orbax-checkpoint-tmp"))
-
-
-def _kill(process, number=signal.SIGKILL):
-    process.send_signal(number)
-    return process.wait(TIME_LIMIT)
+    config = "--config=tests/training/kill_config.py"
+    return kills.start(workdir, cache, config, f"--config.data.path={corpus}")
 
 
 class _Killer:
@@ -76,7 +29,7 @@ class _Killer:
     def __init__(self, workdir, corpus, cache):
         self._places = (workdir, corpus, cache)
         self._workdir = workdir
-        self._log = workdir.parent / f"{workdir.name}.log"
+        self._log = kills.log_of(workdir)
         self._random = random.Random(0)
         self.starts, self.num_kills, self.num_saving = [], 0, 0
 
@@ -85,7 +38,7 @@ class _Killer:
 
     def start(self):
         self._old_log = len(self.log())
-        self._before = _newest(self._workdir)
+        self._before = kills.newest(self._workdir)
         self.starts.append(self._before)
         return _start(*self._places)
 
@@ -98,13 +51,13 @@ class _Killer:
         """Kills after a random time, but not later than the process tells of a step."""
         process = self.start()
         end = time.monotonic() + self._random.uniform(0.0, 8.0)
-        self._end(process, _wait_for(process, lambda: self._step() or time.monotonic() > end))
+        self._end(process, kills.wait_for(process, lambda: self._step() or time.monotonic() > end))
 
     def while_it_runs(self):
         """Kills after a random step, within the few steps that follow."""
         process = self.start()
         step = self._before + self._random.randint(1, MOST_STEPS)
-        running = _wait_for(process, lambda: self._step() >= step)
+        running = kills.wait_for(process, lambda: self._step() >= step)
         time.sleep(self._random.uniform(0.0, 0.1))
         self._end(process, running)
 
@@ -114,21 +67,14 @@ class _Killer:
         latest = self._before + MOST_STEPS  # so that the run goes on although none was caught
 
         def is_caught():
-            if _newest(self._workdir) == self._before or not _unfinished(self._workdir):
-                return False
-            process.send_signal(signal.SIGSTOP)
-            os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
-            if _unfinished(self._workdir):
-                return True
-            process.send_signal(signal.SIGCONT)  # it was faster: the next save, then
-            return False
+            return kills.is_caught_saving(process, self._workdir, after=self._before)
 
-        self._end(process, _wait_for(process, lambda: is_caught() or self._step() >= latest))
-        self.num_saving += bool(_unfinished(self._workdir))
+        self._end(process, kills.wait_for(process, lambda: is_caught() or self._step() >= latest))
+        self.num_saving += bool(kills.unfinished(self._workdir))
 
     def _end(self, process, running):
         assert running, f"ended by itself: {self.log()}"
-        assert _kill(process) == -signal.SIGKILL, self.log()
+        assert kills.kill(process) == -signal.SIGKILL, self.log()
         self.num_kills += 1
 
 
@@ -138,7 +84,7 @@ def places(tmp_path_factory):
     corpus = tiny.write_corpus(directory / "texts")
     whole, cache = directory / "whole", directory / "cache"
     process = _start(whole, corpus, cache)
-    assert process.wait(TIME_LIMIT) == 0, (directory / "whole.log").read_text()
+    assert process.wait(kills.TIME_LIMIT) == 0, (directory / "whole.log").read_text()
     return directory, corpus, cache
 
 
@@ -152,10 +98,13 @@ def test_killed_run_equals_uninterrupted_run(places):
         killer.while_it_saves()
         killer.while_it_runs()
     # Now and then a save is over before it can be caught.
-    while not killer.num_saving and _newest(killed) < kill_config.TRAIN["num_steps"] - SPARE_STEPS:
+    while (
+        not killer.num_saving
+        and kills.newest(killed) < kill_config.TRAIN["num_steps"] - SPARE_STEPS
+    ):
         killer.while_it_saves()
     process = killer.start()
-    assert process.wait(TIME_LIMIT) == 0, killer.log()
+    assert process.wait(kills.TIME_LIMIT) == 0, killer.log()
 
     starts, num_kills, num_saving = killer.starts, killer.num_kills, killer.num_saving
     print(f"{num_kills} kills, starts from steps {starts}, {num_saving} during a save")
@@ -168,14 +117,14 @@ def test_sigterm_saves_and_exits_with_0(places):
     directory, corpus, cache = places
     stopped = directory / "stopped"
     process = _start(stopped, corpus, cache)
-    assert _wait_for(process, lambda: _newest(stopped) >= 5)
-    assert _kill(process, signal.SIGTERM) == 0
+    assert kills.wait_for(process, lambda: kills.newest(stopped) >= 5)
+    assert kills.kill(process, signal.SIGTERM) == 0
     log = (directory / "stopped.log").read_text()
     assert "SIGTERM: finishing the step" in log
-    step = _newest(stopped)
-    assert f"stopped at step {step}" in log and not _unfinished(stopped)
+    step = kills.newest(stopped)
+    assert f"stopped at step {step}" in log and not kills.unfinished(stopped)
     process = _start(stopped, corpus, cache)
-    assert process.wait(TIME_LIMIT) == 0
+    assert process.wait(kills.TIME_LIMIT) == 0
     assert f"going on from step {step}" in (directory / "stopped.log").read_text()
     _compare(directory / "whole", stopped, corpus)
 
