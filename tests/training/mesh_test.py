@@ -13,6 +13,7 @@ import pytest
 from deepseek_jax.core import mesh_spec
 from deepseek_jax.core.mesh_spec import MeshSpec
 from deepseek_jax.nn.model import Decoder
+from deepseek_jax.ops import grouped_swiglu
 from deepseek_jax.parallel import layout as layout_lib
 from deepseek_jax.parallel import placement, program, traffic
 from deepseek_jax.training import optimizer, state, step
@@ -24,6 +25,14 @@ pytestmark = pytest.mark.deep
 LAPTOP = pathlib.Path(__file__).parents[2] / "experiments" / "configs" / "laptop.py"
 NUM_STEPS = 20
 ROWS, LENGTH = 8, 256
+
+
+@pytest.fixture(scope="module", autouse=True)
+def equal_blocks():
+    """Blocks of one size on every mesh: XLA adds up blocks of other sizes in another order."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(grouped_swiglu, "block_rows_for", lambda *_: 8)
+        yield
 
 
 def _spec():
@@ -116,12 +125,11 @@ def test_twenty_steps_equal_those_of_one_device(mesh):
     assert one.losses[0] - one.losses[-1] > 1.0  # the steps do something
     np.testing.assert_allclose(many.losses, one.losses, **tolerances.LAYER_F32)
     np.testing.assert_allclose(many.norms, one.norms, **tolerances.MODEL_F32)
-    # Matrix by matrix, and less strictly than losses and gradient norms: AdamW makes whole steps of
-    # single gradients that are mere rounding, and blocks of other sizes round their sums apart.
+    # Matrix by matrix: AdamW makes whole steps of single gradients that are mere rounding.
     chex.assert_trees_all_equal_structs(many.params, one.params)
     for got, want in zip(jax.tree.leaves(many.params), jax.tree.leaves(one.params), strict=True):
         error = np.linalg.norm(got - want)
-        assert error < 1e-3 * np.linalg.norm(want)
+        assert error < tolerances.LAYER_F32["rtol"] * np.linalg.norm(want)
     assert one.visits == 1.0 and min(mesh.expert, 1.01) <= many.visits <= min(mesh.expert, 4)
 
 
