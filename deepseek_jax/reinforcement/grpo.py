@@ -77,10 +77,8 @@ def make_halves(
             mask = part.rollout.mask
             now = terms_of(params, part.rollout)
             logprobs = masked.zeroed(now.logprobs, mask)
-            if part.logprobs is None:
-                old = jax.lax.stop_gradient(logprobs)
-            else:
-                old = masked.zeroed(part.logprobs, mask)
+            # The objective gives a gradient to the first of the two alone.
+            old = logprobs if part.logprobs is None else masked.zeroed(part.logprobs, mask)
             terms = grpo.grpo_terms(
                 logprobs,
                 old,

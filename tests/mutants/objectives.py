@@ -25,10 +25,10 @@ def _mutant(path: str, name: str, snippet: str, replacement: str, *tests: str) -
 
 MUTANTS = (
     Mutant(
-        name="the only update of GRPO sees no ratio",
+        name="the only update of GRPO takes the reference for the old policy",
         path="deepseek_jax/reinforcement/grpo.py",
-        snippet="old = jax.lax.stop_gradient(logprobs)",
-        replacement="old = logprobs",
+        snippet="old = logprobs if part.logprobs is None else",
+        replacement="old = part.reference_logprobs if part.logprobs is None else",
         tests=(
             "tests/reinforcement/grpo_test.py::"
             "test_a_single_update_follows_the_gradient_at_the_old_policy",
