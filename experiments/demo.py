@@ -23,6 +23,7 @@ RECIPE = pathlib.Path("runs/zero")
 def demo(workdir: pathlib.Path) -> None:
     """Trains, evaluates and samples in `workdir`; then the recipe, with seed 0."""
     started = time.perf_counter()
+    recipe.keep_programs(RECIPE.absolute())
     console = rich_console.Console()
     console.rule(f"training {CONFIG} in {workdir.relative_to(pathlib.Path.cwd())}")
     main.main(settings.freeze(settings.load_config(CONFIG)), workdir)

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 from absl import flags
 from ml_collections import config_dict
 from rich import console as rich_console
@@ -58,6 +59,21 @@ ARMS = {
     "demo": ("problems", "base", "reward", "ppo"),
     "all": tuple(stage.name for stage in STAGES),
 }
+
+
+def main(root: pathlib.Path, seeds: tuple[int, ...], names: tuple[str, ...]) -> None:
+    """`recipe` as a program of its own, which keeps what it compiles."""
+    keep_programs(root)
+    recipe(root, seeds, names)
+
+
+def keep_programs(root: pathlib.Path) -> None:
+    """Keeps compiled programs in `root`/compiled, for stages and seeds that run the same ones.
+
+    A cache that the user has set for JAX stays the only one.
+    """
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(root / "compiled"))
 
 
 def recipe(root: pathlib.Path, seeds: tuple[int, ...], names: tuple[str, ...]) -> None:
@@ -140,7 +156,7 @@ if __name__ == "__main__":
     _SEEDS = flags.DEFINE_string("seeds", "0,1,2", "Seeds, each with every stage of its own.")
     _ARMS = flags.DEFINE_enum("arms", "all", list(ARMS), "Which stages.")
     settings.run_app(
-        recipe,
+        main,
         lambda: pathlib.Path(_ROOT.value).absolute(),
         lambda: _seeds(_SEEDS.value),
         lambda: ARMS[_ARMS.value],

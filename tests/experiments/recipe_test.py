@@ -3,6 +3,7 @@
 import json
 import pathlib
 
+import jax
 import pytest
 
 from deepseek_jax.core import accounting
@@ -136,3 +137,16 @@ def test_the_supervised_arm_scores_answers_alone_and_starts_from_the_base():
     assert isinstance(spec, RunSpec)
     assert spec.data.prompt_field == "prompt"
     assert spec.train.start_from == f"{shared.ROOT}/base"
+
+
+@pytest.mark.parametrize("chosen", [None, "elsewhere"])
+def test_compiled_programs_are_kept_in_the_root_unless_the_user_says_where(
+    tmp_path: pathlib.Path, chosen: str | None
+) -> None:
+    before = jax.config.jax_compilation_cache_dir
+    try:
+        jax.config.update("jax_compilation_cache_dir", chosen)
+        recipe.keep_programs(tmp_path)
+        assert jax.config.jax_compilation_cache_dir == (chosen or str(tmp_path / "compiled"))
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
