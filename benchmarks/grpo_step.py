@@ -111,7 +111,7 @@ def measure(spec: GrpoRunSpec, *, num_timed: int) -> dict[str, Any]:
     halves = made._replace(collect=with_even_sums(made.collect))
     iteration = learner.make_iteration(halves, shardings=None)
     collect = jax.jit(halves.collect)
-    score = jax.jit(make_score(spec))
+    score = jax.jit(learner.with_exact_matmuls(make_score(spec)))
     update = learner.make_update(halves, shardings=None)
     initial = jax.jit(make_initial(spec, transform))
     whole, parts = initial(), initial()

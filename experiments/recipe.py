@@ -72,7 +72,7 @@ def keep_programs(root: pathlib.Path) -> None:
 
     A cache that the user has set for JAX stays the only one.
     """
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(root / "compiled"))
 
 

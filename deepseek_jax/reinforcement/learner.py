@@ -1,7 +1,8 @@
 """What PPO and GRPO share: models, the halves of an iteration, and what both report. Floor 6."""
 
+import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,8 @@ from deepseek_jax.reinforcement.rewards import RewardModel
 from deepseek_jax.reinforcement.rollout import Prompts, Rollout
 from deepseek_jax.reinforcement.state import PolicyState
 from deepseek_jax.training import step as step_lib
+
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 Metrics = dict[str, Array]
 # (state, prompts) -> answers, and what the array verifier says of them
@@ -40,6 +43,26 @@ class Halves(NamedTuple):
 
     collect: Collect
     update: Update
+
+
+def with_exact_matmuls(function: _F) -> _F:
+    """`function` with float32 matmuls that are float32 everywhere.
+
+    JAX's default on a GPU is TF32, in which rollout and training round apart until a token
+    changes its expert: differences of whole nats. Products of bfloat16 are the same either way.
+    """
+
+    @functools.wraps(function)
+    def exact(*arguments: Any, **named: Any) -> Any:
+        with jax.default_matmul_precision("highest"):
+            return function(*arguments, **named)
+
+    return cast(_F, exact)
+
+
+def exact_halves(collect: Collect, update: Update) -> Halves:
+    """Both halves with exact matmuls, so that they agree about what was sampled."""
+    return Halves(with_exact_matmuls(collect), with_exact_matmuls(update))
 
 
 def make_collect(spec: PolicyRunSpec, layout: Layout | None, tokens: Tokens) -> Collect:

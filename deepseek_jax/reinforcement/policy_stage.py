@@ -200,7 +200,9 @@ def _make_measure(
     table = inputs.encode(listed, tokenizer, spec.rollout, block_size=spec.model.block_size)
     model = Decoder(spec.model, on_mesh)
     draw = drawing.make_draw(model, spec.rollout, tokens, temperature=spec.rollout.temperature)
-    differing = jax.jit(functools.partial(mismatch.expert_mismatch, model))
+    differing = jax.jit(
+        learner.with_exact_matmuls(functools.partial(mismatch.expert_mismatch, model))
+    )
     rounds_apart = spec.model.compute_dtype != "float32" and not spec.model.is_dense
 
     def measure(state: state_lib.PolicyState) -> dict[str, float]:

@@ -161,7 +161,7 @@ def make_halves(
             state, new, metrics, before.stats, bias_update_rate=spec.model.bias_update_rate
         )
 
-    return learner.Halves(learner.make_collect(spec, layout, tokens), update)
+    return learner.exact_halves(learner.make_collect(spec, layout, tokens), update)
 
 
 def explained_variance(

@@ -220,3 +220,17 @@ def _flat(tree):
 def test_every_setting_does_something(changes):
     (start, one), (_, two) = _dense(), _dense(**changes)
     assert np.linalg.norm(one - two) > 1e-3 * np.linalg.norm(one - start)
+
+
+@pytest.mark.parametrize("half", ["collect", "update"])
+def test_no_matmul_of_an_iteration_is_rounded_to_fewer_bits(half):
+    """TF32, a GPU's default, parts rollout and training: measured in docs/log.md."""
+    built = _built()
+    arguments = {
+        "collect": (built.state, tiny.prompts(2)),
+        "update": (built.state, _drawn(), MIXED, None),
+    }[half]
+    text = jax.jit(getattr(built.halves, half)).lower(*arguments).as_text()
+    products = [line for line in text.splitlines() if "stablehlo.dot_general" in line]
+    assert products
+    assert all("precision = [HIGHEST, HIGHEST]" in line for line in products)
