@@ -41,11 +41,11 @@ from rich import console as rich_console
 
 from benchmarks import grpo_shape
 from deepseek_jax.core.policy_spec import GrpoRunSpec
-from deepseek_jax.data import tokenizers
+from deepseek_jax.data import order, tokenizers
 from deepseek_jax.data.problems import encoded
 from deepseek_jax.nn.model import Decoder
 from deepseek_jax.objectives import advantages
-from deepseek_jax.reinforcement import drawing, forward, grpo, inputs, learner, order
+from deepseek_jax.reinforcement import drawing, forward, grpo, learner
 from deepseek_jax.reinforcement import state as state_lib
 from deepseek_jax.reinforcement.rewards import Verdict
 from deepseek_jax.reinforcement.rollout import Prompts, Rollout
@@ -100,8 +100,8 @@ def measure(spec: GrpoRunSpec, *, num_timed: int) -> dict[str, Any]:
       RuntimeError: something is not finite, or all answers of an iteration earn the same.
     """
     tokenizer = tokenizers.tagged_bytes_tokenizer()
-    tokens = inputs.tokens_of(tokenizer, spec.model)
-    table = inputs.encode(
+    tokens = drawing.tokens_of(tokenizer, spec.model)
+    table = drawing.encode(
         grpo_shape.problems(), tokenizer, spec.rollout, block_size=spec.model.block_size
     )
     transform = optimizer.make_optimizer(

@@ -21,13 +21,13 @@ from deepseek_jax.nn.scalar import ScalarDecoder
 from deepseek_jax.parallel import layout
 from deepseek_jax.reinforcement import (
     drawing,
-    inputs,
     pairs,
     policy_stage,
     problem_files,
     reward_model,
     reward_stage,
 )
+from deepseek_jax.training import stage_inputs
 from experiments import settings
 
 NUM_SAMPLES = 5
@@ -55,7 +55,7 @@ class Model(NamedTuple):
 
     spec: ModelSpec
     decoder: Decoder
-    opened: inputs.Opened
+    opened: stage_inputs.Opened
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def open_run(directory: pathlib.Path, *, step: int | None) -> Model:
     spec = settings.load_run_spec(directory).model.dropless()
     decoder = Decoder(spec)
     one_device = layout.make(mesh_spec.ONE_DEVICE, jax.devices())
-    opened = inputs.open_model(
+    opened = stage_inputs.open_model(
         str(directory), decoder, sequence_length=spec.block_size, layout=one_device, step=step
     )
     return Model(spec, decoder, opened)
@@ -91,8 +91,8 @@ def measure(
       temperature: 0.0 is greedy.
     """
     tokenizer = model.opened.tokenizer
-    tokens = inputs.tokens_of(tokenizer, model.spec)
-    table = inputs.encode(listed, tokenizer, rollout, block_size=model.spec.block_size)
+    tokens = drawing.tokens_of(tokenizer, model.spec)
+    table = drawing.encode(listed, tokenizer, rollout, block_size=model.spec.block_size)
     draw = drawing.make_draw(model.decoder, rollout, tokens, temperature=temperature)
     answers = drawing.answer_all(
         draw, model.variables, table, jax.random.key(_SEED), batch_size=rollout.num_rows
@@ -188,7 +188,7 @@ def measure_reward_model(directory: pathlib.Path) -> recipe_findings.RewardModel
     one_device = layout.make(mesh_spec.ONE_DEVICE, jax.devices())
     length = spec.rollout.sequence_length(spec.model.block_size)
     scorer = ScalarDecoder(spec.model)
-    opened = inputs.open_model(
+    opened = stage_inputs.open_model(
         str(directory), scorer, sequence_length=length, layout=one_device, step=None
     )
     variables = {"params": opened.model.params, "balance": opened.model.balance}

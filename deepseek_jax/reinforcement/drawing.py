@@ -7,13 +7,16 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Int
 
+from deepseek_jax.core.model_spec import ModelSpec
 from deepseek_jax.core.stage_spec import RolloutSpec
+from deepseek_jax.data import tokenizers
 from deepseek_jax.data.problems import encoded as encoded_lib
 from deepseek_jax.data.problems import verify
 from deepseek_jax.data.problems.encoded import EncodedProblems
 from deepseek_jax.data.problems.problem import Problem
 from deepseek_jax.data.tokenizers import Tokenizer
 from deepseek_jax.nn.model import Decoder
+from deepseek_jax.ops import answers
 from deepseek_jax.reinforcement import rewards, rollout
 from deepseek_jax.reinforcement.learner import Tokens
 from deepseek_jax.reinforcement.rewards import Verdict
@@ -33,6 +36,38 @@ class Answers(NamedTuple):
     is_right: Bool[np.ndarray, " N"]
     has_format: Bool[np.ndarray, " N"]
     is_finished: Bool[np.ndarray, " N"]
+
+
+def tokens_of(tokenizer: Tokenizer, model: ModelSpec) -> Tokens:
+    """The ids that rollouts need.
+
+    Raises:
+      ValueError: the tokenizer has no tags, or more ids than the model.
+    """
+    tokenizers.check_vocabulary(tokenizer, model_vocab_size=model.vocab_size)
+    ids = answers.AnswerIds(*tokenizers.tag_ids(tokenizer), eos=tokenizer.eos_id)
+    return Tokens(tokenizer.vocab_size, ids)
+
+
+def encode(
+    listed: list[Problem], tokenizer: Tokenizer, spec: RolloutSpec, *, block_size: int
+) -> EncodedProblems:
+    """Problems as arrays, prompts padded to whole blocks.
+
+    Raises:
+      ValueError: a prompt or an answer is longer than the settings say; names it.
+    """
+    made = encoded_lib.encode(
+        listed,
+        tokenizer,
+        prompt_width=-(-spec.prompt_width // block_size) * block_size,
+        answer_width=spec.answer_width,
+        bos=True,
+    )
+    longest = int(made.lengths.max())
+    if longest > spec.prompt_width:
+        raise ValueError(f"rollout.prompt_width={spec.prompt_width}: a prompt has {longest} tokens")
+    return made
 
 
 def make_draw(model: Decoder, spec: RolloutSpec, tokens: Tokens, *, temperature: float) -> Draw:

@@ -10,6 +10,7 @@ import numpy as np
 from rich import console as rich_console
 
 from deepseek_jax.core.policy_spec import PolicyRunSpec, PpoRunSpec
+from deepseek_jax.data import order
 from deepseek_jax.data.problems import encoded
 from deepseek_jax.data.tokenizers import Tokenizer
 from deepseek_jax.nn.model import Decoder
@@ -17,19 +18,16 @@ from deepseek_jax.nn.scalar import ScalarDecoder
 from deepseek_jax.reinforcement import (
     drawing,
     grpo,
-    inputs,
     learner,
-    loop,
     mismatch,
-    order,
     ppo,
     problem_files,
 )
 from deepseek_jax.reinforcement import state as state_lib
 from deepseek_jax.reinforcement.rewards import RewardModel, Verdict
 from deepseek_jax.training import optimizer as optimizer_lib
+from deepseek_jax.training import stage_inputs, stage_loop, workdir
 from deepseek_jax.training import state as train_state
-from deepseek_jax.training import workdir
 from deepseek_jax.training.loop import Outcome
 
 # Tasks whose right answers are known token by token, so that verifying is part of the program.
@@ -54,15 +52,15 @@ def train(
         stage, tokenizer, facts = _build(spec)
 
         def begin(step: int) -> None:
-            inputs.begin(directory, spec, tokenizer, facts, step=step)
+            stage_inputs.begin(directory, spec, tokenizer, facts, step=step)
 
-        return loop.run(stage, spec.train, directory, begin=begin, console=console)
+        return stage_loop.run(stage, spec.train, directory, begin=begin, console=console)
 
 
-def _build(spec: PolicyRunSpec) -> tuple[loop.Stage, Tokenizer, dict[str, Any]]:
-    layout, on_mesh = inputs.make_layout(spec)
+def _build(spec: PolicyRunSpec) -> tuple[stage_loop.Stage, Tokenizer, dict[str, Any]]:
+    layout, on_mesh = stage_inputs.make_layout(spec.mesh)
     length = spec.rollout.sequence_length(spec.model.block_size)
-    start = inputs.open_model(
+    start = stage_inputs.open_model(
         spec.files.start_from, Decoder(spec.model), sequence_length=length, layout=layout, step=None
     )
     facts = {
@@ -72,7 +70,7 @@ def _build(spec: PolicyRunSpec) -> tuple[loop.Stage, Tokenizer, dict[str, Any]]:
     reward_model, reward_variables = None, None
     if spec.files.reward_from is not None:
         scorer = ScalarDecoder(spec.model, on_mesh)
-        scoring = inputs.open_model(
+        scoring = stage_inputs.open_model(
             spec.files.reward_from,
             ScalarDecoder(spec.model),
             sequence_length=length,
@@ -82,7 +80,7 @@ def _build(spec: PolicyRunSpec) -> tuple[loop.Stage, Tokenizer, dict[str, Any]]:
         facts["reward_from"] = scoring.fingerprint
         reward_model = RewardModel(scorer, None)
         reward_variables = {"params": scoring.model.params, "balance": scoring.model.balance}
-    tokens = inputs.tokens_of(start.tokenizer, spec.model)
+    tokens = drawing.tokens_of(start.tokenizer, spec.model)
     num_updates = spec.train.num_steps * spec.update.num_updates
     placement = train_state.parameter_placement(
         Decoder(spec.model), sequence_length=length, mesh=layout.mesh
@@ -100,7 +98,7 @@ def _build(spec: PolicyRunSpec) -> tuple[loop.Stage, Tokenizer, dict[str, Any]]:
         spec.model, optimizer, critic_optimizer, sequence_length=length, mesh=layout.mesh
     )
     shardings = train_state.shardings(abstract) if on_mesh is not None else None
-    stage = loop.Stage(
+    stage = stage_loop.Stage(
         abstract,
         _make_initial(spec, start, optimizer, critic_optimizer, abstract, length),
         _make_advance(spec, halves, reward_variables, start.tokenizer, shardings),
@@ -119,7 +117,7 @@ def _critic_optimizer(spec: PpoRunSpec, num_updates: int, length: int, layout: A
 
 def _make_initial(
     spec: PolicyRunSpec,
-    start: inputs.Opened,
+    start: stage_inputs.Opened,
     optimizer: Any,
     critic_optimizer: Any,
     abstract: state_lib.PolicyState,
@@ -152,7 +150,7 @@ def _make_advance(
     shardings: Any,
 ) -> Any:
     listed = problem_files.read(spec.files.problems, "policy")
-    table = inputs.encode(listed, tokenizer, spec.rollout, block_size=spec.model.block_size)
+    table = drawing.encode(listed, tokenizer, spec.rollout, block_size=spec.model.block_size)
 
     def batch_of(step: int) -> np.ndarray:
         return order.batch_ids(
@@ -197,7 +195,7 @@ def _make_measure(
     In bfloat16 also the share of expert choices in which rollout and training differ.
     """
     listed = problem_files.read(spec.files.problems, "validation")
-    table = inputs.encode(listed, tokenizer, spec.rollout, block_size=spec.model.block_size)
+    table = drawing.encode(listed, tokenizer, spec.rollout, block_size=spec.model.block_size)
     model = Decoder(spec.model, on_mesh)
     draw = drawing.make_draw(model, spec.rollout, tokens, temperature=spec.rollout.temperature)
     differing = jax.jit(

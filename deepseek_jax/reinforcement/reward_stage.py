@@ -8,6 +8,7 @@ import numpy as np
 from rich import console as rich_console
 
 from deepseek_jax.core.stage_spec import RewardRunSpec
+from deepseek_jax.data import order
 from deepseek_jax.data.problems import encoded
 from deepseek_jax.data.problems.problem import Problem
 from deepseek_jax.nn.model import Decoder
@@ -15,9 +16,6 @@ from deepseek_jax.nn.scalar import ScalarDecoder
 from deepseek_jax.parallel.layout import Layout
 from deepseek_jax.reinforcement import (
     drawing,
-    inputs,
-    loop,
-    order,
     pairs,
     problem_files,
     reward_model,
@@ -25,8 +23,8 @@ from deepseek_jax.reinforcement import (
 )
 from deepseek_jax.reinforcement.pairs import Pairs
 from deepseek_jax.training import optimizer as optimizer_lib
+from deepseek_jax.training import stage_inputs, stage_loop, workdir
 from deepseek_jax.training import state as train_state
-from deepseek_jax.training import workdir
 from deepseek_jax.training.loop import Outcome
 
 PAIRS_FILE = "pairs.npz"
@@ -54,9 +52,9 @@ def train(
       NonFiniteError: a loss or a gradient is not finite.
     """
     with workdir.claimed(run_directory, spec) as directory:
-        layout, on_mesh = inputs.make_layout(spec)
+        layout, on_mesh = stage_inputs.make_layout(spec.mesh)
         length = spec.rollout.sequence_length(spec.model.block_size)
-        start = inputs.open_model(
+        start = stage_inputs.open_model(
             spec.files.start_from,
             Decoder(spec.model),
             sequence_length=length,
@@ -80,9 +78,9 @@ def train(
         stage = _build(spec, start, table, layout, on_mesh, length)
 
         def begin(step: int) -> None:
-            inputs.begin(directory, spec, start.tokenizer, facts, step=step)
+            stage_inputs.begin(directory, spec, start.tokenizer, facts, step=step)
 
-        return loop.run(stage, spec.train, directory, begin=begin, console=console)
+        return stage_loop.run(stage, spec.train, directory, begin=begin, console=console)
 
 
 def read_pairs(directory: pathlib.Path) -> PairTable | None:
@@ -111,7 +109,7 @@ def _save_pairs(directory: pathlib.Path, table: PairTable) -> None:
 
 
 def _make_pairs(
-    spec: RewardRunSpec, start: inputs.Opened, on_mesh: Layout | None, length: int
+    spec: RewardRunSpec, start: stage_inputs.Opened, on_mesh: Layout | None, length: int
 ) -> PairTable:
     listed = problem_files.read(spec.files.problems, "reward")
     generator = np.random.default_rng(spec.seed)
@@ -146,14 +144,14 @@ def _make_pairs(
 
 def _sampled(
     spec: RewardRunSpec,
-    start: inputs.Opened,
+    start: stage_inputs.Opened,
     on_mesh: Layout | None,
     listed: list[Problem],
     generator: np.random.Generator,
 ) -> Pairs:
     """Pairs drawn from the starting model, problem after problem until there are enough."""
-    tokens = inputs.tokens_of(start.tokenizer, spec.model)
-    table = inputs.encode(listed, start.tokenizer, spec.rollout, block_size=spec.model.block_size)
+    tokens = drawing.tokens_of(start.tokenizer, spec.model)
+    table = drawing.encode(listed, start.tokenizer, spec.rollout, block_size=spec.model.block_size)
     draw = drawing.make_draw(
         Decoder(spec.model, on_mesh), spec.rollout, tokens, temperature=spec.rollout.temperature
     )
@@ -182,12 +180,12 @@ def _sampled(
 
 def _build(
     spec: RewardRunSpec,
-    start: inputs.Opened,
+    start: stage_inputs.Opened,
     table: PairTable,
     layout: Layout,
     on_mesh: Layout | None,
     length: int,
-) -> loop.Stage:
+) -> stage_loop.Stage:
     scorer = ScalarDecoder(spec.model)
     placement = train_state.parameter_placement(scorer, sequence_length=length, mesh=layout.mesh)
     optimizer = optimizer_lib.make_optimizer(
@@ -220,7 +218,7 @@ def _build(
         )
         return {"heldout_pair_accuracy": float(np.mean(chosen > rejected))}
 
-    return loop.Stage(
+    return stage_loop.Stage(
         abstract,
         jax.jit(initial, out_shardings=train_state.shardings(abstract)),
         advance,

@@ -10,8 +10,8 @@ import jax
 import numpy as np
 import pytest
 
-from deepseek_jax.reinforcement import drawing, loop, pairs, policy_stage, reward_stage
-from deepseek_jax.training import checkpoint
+from deepseek_jax.reinforcement import drawing, pairs, policy_stage, reward_stage
+from deepseek_jax.training import checkpoint, stage_loop
 from deepseek_jax.training.loop import Outcome
 from tests.reinforcement import tiny
 
@@ -84,7 +84,7 @@ def whole(root):
 
 def _stop_at(monkeypatch, number):
     """Sends this process SIGTERM while step `number` runs; returns a list of the stages."""
-    run, seen = loop.run, []
+    run, seen = stage_loop.run, []
 
     def stopping(stage, *args, **kwargs):
         def advance(state, step):
@@ -95,7 +95,7 @@ def _stop_at(monkeypatch, number):
         seen.append(stage)
         return run(stage._replace(advance=advance), *args, **kwargs)
 
-    monkeypatch.setattr(loop, "run", stopping)
+    monkeypatch.setattr(stage_loop, "run", stopping)
     return seen
 
 

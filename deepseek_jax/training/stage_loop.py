@@ -1,4 +1,4 @@
-"""The loop of a stage: step, log, measure, save, stop; resumed wherever it was left. Floor 6."""
+"""The loop of a stage: step, log, measure, save, stop; resumed wherever it was left. Floor 5."""
 
 import pathlib
 from collections.abc import Callable

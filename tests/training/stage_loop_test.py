@@ -11,8 +11,7 @@ import pytest
 from rich import console as rich_console
 
 from deepseek_jax.core.stage_spec import StageTrainSpec
-from deepseek_jax.reinforcement import loop
-from deepseek_jax.training import checkpoint, finite, interrupt
+from deepseek_jax.training import checkpoint, finite, interrupt, stage_loop
 from deepseek_jax.training.loop import Outcome
 from tests.reinforcement import tiny
 
@@ -46,7 +45,7 @@ def _run(
         jax.ShapeDtypeStruct((), jnp.int32, sharding=whole),
         jax.ShapeDtypeStruct((), jnp.float32, sharding=whole),
     )
-    stage = loop.Stage(
+    stage = stage_loop.Stage(
         abstract,
         lambda: _State(jnp.int32(0), jnp.float32(0)),
         advance,
@@ -54,7 +53,7 @@ def _run(
     )
     spec = StageTrainSpec(**(tiny.TRAIN | {"restore_step": restore_step}))
     starts = [] if began is None else began
-    return loop.run(stage, spec, directory, begin=starts.append, console=console)
+    return stage_loop.run(stage, spec, directory, begin=starts.append, console=console)
 
 
 def test_what_a_run_leaves(tmp_path):

@@ -1,4 +1,4 @@
-"""What a stage reads of the stages before it, checked before anything compiles. Floor 6."""
+"""What a stage reads of the stages before it, checked before anything compiles. Floor 5."""
 
 import hashlib
 import pathlib
@@ -6,17 +6,11 @@ from typing import Any, NamedTuple
 
 import jax
 
-from deepseek_jax.core.model_spec import ModelSpec
-from deepseek_jax.core.policy_spec import PolicyRunSpec
-from deepseek_jax.core.stage_spec import RewardRunSpec, RolloutSpec
+from deepseek_jax.core.mesh_spec import MeshSpec
 from deepseek_jax.data import tokenizers
-from deepseek_jax.data.problems import encoded, problem
-from deepseek_jax.data.problems.encoded import EncodedProblems
 from deepseek_jax.data.tokenizers import Tokenizer
-from deepseek_jax.ops import answers
 from deepseek_jax.parallel import layout as layout_lib
 from deepseek_jax.parallel.layout import Layout
-from deepseek_jax.reinforcement import learner
 from deepseek_jax.training import checkpoint, optimizer, state, workdir
 from deepseek_jax.training.state import TrainState
 
@@ -29,9 +23,9 @@ class Opened(NamedTuple):
     fingerprint: dict[str, Any]
 
 
-def make_layout(spec: RewardRunSpec | PolicyRunSpec) -> tuple[Layout, Layout | None]:
+def make_layout(spec: MeshSpec) -> tuple[Layout, Layout | None]:
     """The mesh, and what models are told of it: None on one device."""
-    layout = layout_lib.make(spec.mesh, jax.devices())
+    layout = layout_lib.make(spec, jax.devices())
     return layout, layout if layout.mesh.size > 1 else None
 
 
@@ -70,41 +64,9 @@ def abstract_model(module: Any, *, sequence_length: int, layout: Layout) -> Trai
     )
 
 
-def tokens_of(tokenizer: Tokenizer, model: ModelSpec) -> learner.Tokens:
-    """The ids that rollouts need.
-
-    Raises:
-      ValueError: the tokenizer has no tags, or more ids than the model.
-    """
-    tokenizers.check_vocabulary(tokenizer, model_vocab_size=model.vocab_size)
-    ids = answers.AnswerIds(*tokenizers.tag_ids(tokenizer), eos=tokenizer.eos_id)
-    return learner.Tokens(tokenizer.vocab_size, ids)
-
-
-def encode(
-    listed: list[problem.Problem], tokenizer: Tokenizer, spec: RolloutSpec, *, block_size: int
-) -> EncodedProblems:
-    """Problems as arrays, prompts padded to whole blocks.
-
-    Raises:
-      ValueError: a prompt or an answer is longer than the settings say; names it.
-    """
-    made = encoded.encode(
-        listed,
-        tokenizer,
-        prompt_width=-(-spec.prompt_width // block_size) * block_size,
-        answer_width=spec.answer_width,
-        bos=True,
-    )
-    longest = int(made.lengths.max())
-    if longest > spec.prompt_width:
-        raise ValueError(f"rollout.prompt_width={spec.prompt_width}: a prompt has {longest} tokens")
-    return made
-
-
 def begin(
     directory: pathlib.Path,
-    spec: RewardRunSpec | PolicyRunSpec,
+    spec: Any,
     tokenizer: Tokenizer,
     inputs: dict[str, Any],
     *,

@@ -1,4 +1,4 @@
-"""Which rows a step takes: shuffled epoch by epoch, by the number of the step alone. Floor 6."""
+"""Which rows a step takes: shuffled epoch by epoch, by the number of the step alone. Floor 1."""
 
 import numpy as np
 from jaxtyping import Int

@@ -4,7 +4,7 @@ import hypothesis
 import numpy as np
 from hypothesis import strategies as st
 
-from deepseek_jax.reinforcement import order
+from deepseek_jax.data import order
 
 
 @hypothesis.given(st.integers(1, 30), st.integers(1, 20), st.integers(0, 9))
