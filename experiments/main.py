@@ -16,7 +16,9 @@ from collections.abc import Callable
 import jax
 from rich import console as rich_console
 
+from deepseek_jax.contrastive import stage as contrastive_stage
 from deepseek_jax.core import accounting
+from deepseek_jax.core.contrastive_spec import ContrastiveRunSpec
 from deepseek_jax.core.run_spec import RunSpec
 from deepseek_jax.core.stage_spec import ProblemsRunSpec, RewardRunSpec
 from deepseek_jax.reinforcement import policy_stage, problem_files, reward_stage
@@ -39,6 +41,8 @@ def _run(
         case RunSpec():
             flops = accounting.training_flops(run_spec.model, length=run_spec.data.sequence_length)
             return loop.train(run_spec, workdir, flops_per_token=flops, console=console)
+        case ContrastiveRunSpec():
+            return contrastive_stage.train(run_spec, workdir, console=console)
         case ProblemsRunSpec():
             facts = problem_files.write(run_spec, workdir)
             console.print(

@@ -15,13 +15,16 @@ from absl import app, flags, logging
 from ml_collections import config_dict, config_flags
 
 from deepseek_jax.core import config as core_config
+from deepseek_jax.core.contrastive_spec import ContrastiveRunSpec
 from deepseek_jax.core.policy_spec import GrpoRunSpec, PpoRunSpec
 from deepseek_jax.core.run_spec import RunSpec
 from deepseek_jax.core.stage_spec import ProblemsRunSpec, RewardRunSpec, TaskEvalSpec
 from experiments import presets
 
 FILE_NAME = "config.json"
-StageSpec = RunSpec | ProblemsRunSpec | RewardRunSpec | PpoRunSpec | GrpoRunSpec
+StageSpec = (
+    RunSpec | ContrastiveRunSpec | ProblemsRunSpec | RewardRunSpec | PpoRunSpec | GrpoRunSpec
+)
 
 flags.disclaim_key_flags()  # `--help` shows the flags with the program, not with this file.
 
@@ -50,6 +53,8 @@ def _spec_class(values: Mapping[str, Any]) -> type:
     if "stage" not in values:
         return RunSpec
     match values["stage"]:
+        case "contrastive":
+            return ContrastiveRunSpec
         case "problems":
             return ProblemsRunSpec
         case "reward":
@@ -60,8 +65,8 @@ def _spec_class(values: Mapping[str, Any]) -> type:
             return GrpoRunSpec
         case other:
             raise ValueError(
-                f"stage={other!r} is not one of ['problems', 'reward', 'ppo', 'grpo']; a run on "
-                "text has none"
+                f"stage={other!r} is not one of ['contrastive', 'problems', 'reward', 'ppo', "
+                "'grpo']; a run on text has none"
             )
 
 

@@ -16,17 +16,20 @@ MAY_IMPORT: dict[str, set[str]] = {  # floor -> floors it may import; anything e
     "decoding": {"core", "ops", "parallel", "nn"},
     "training": {"core", "ops", "objectives", "data", "parallel", "nn", "decoding"},
     "evaluation": {"core", "ops", "objectives", "data", "parallel", "nn", "decoding"},
-    "reinforcement": {
-        "core",
-        "ops",
-        "objectives",
-        "data",
-        "parallel",
-        "nn",
-        "decoding",
-        "training",
-        "evaluation",
-    },
+    **dict.fromkeys(
+        ("contrastive", "reinforcement"),
+        {
+            "core",
+            "ops",
+            "objectives",
+            "data",
+            "parallel",
+            "nn",
+            "decoding",
+            "training",
+            "evaluation",
+        },
+    ),
 }
 TOP = ("experiments", "benchmarks")  # may import every floor; none of these may import them
 # These know nothing of modules, optimizers and flags.

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple, TypeVar, cast
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, PyTree
 
 from deepseek_jax.core.policy_spec import PolicyRunSpec
@@ -199,17 +198,9 @@ def make_iteration(
         drawn, verdict = halves.collect(state, prompts)
         return halves.update(state, drawn, verdict, reward_variables)
 
-    return _jitted(iteration, shardings)
+    return step_lib.jitted(iteration, shardings)
 
 
 def make_update(halves: Halves, *, shardings: PolicyState | None) -> Update:
     """The second half alone, jitted, for verdicts from the host; arguments as `make_iteration`."""
-    return _jitted(halves.update, shardings)
-
-
-def _jitted(function: Any, shardings: PolicyState | None) -> Any:
-    """(state, ...) -> (state, metrics), the state's memory used again where it lay."""
-    if shardings is None:
-        return jax.jit(function, donate_argnums=0)
-    whole = NamedSharding(jax.tree.leaves(shardings)[0].mesh, PartitionSpec())
-    return jax.jit(function, donate_argnums=0, out_shardings=(shardings, whole))
+    return step_lib.jitted(halves.update, shardings)

@@ -129,6 +129,8 @@ _SHOWN = (
     "pair_accuracy",
     "heldout_accuracy",
     "heldout_pair_accuracy",
+    "contrastive_loss",
+    "heldout_recall_at_1",
 )
 
 

@@ -139,10 +139,20 @@ def make_train_step(
         kept = jax.tree.map(lambda new, old: jnp.where(is_good, new, old), updated, state)
         return kept, metrics
 
+    return jitted(train_step, shardings)
+
+
+def jitted(step: Callable[..., tuple[Any, Any]], shardings: Any) -> Any:
+    """(state, ...) -> (state, metrics) as one program, the state's memory used again where it lay.
+
+    Args:
+      step: pure.
+      shardings: of the state on a mesh, which it keeps; None on one device.
+    """
     if shardings is None:
-        return jax.jit(train_step, donate_argnums=0)
+        return jax.jit(step, donate_argnums=0)
     whole = NamedSharding(jax.tree.leaves(shardings)[0].mesh, PartitionSpec())
-    return jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, whole))
+    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, whole))
 
 
 def moved_biases(balance: PyTree, stats: balance_ops.RouterStats | None, *, rate: float) -> PyTree:

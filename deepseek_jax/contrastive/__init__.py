@@ -1,0 +1,1 @@
+"""Contrastive pretraining: spans of one document lie near each other. Floor 6."""

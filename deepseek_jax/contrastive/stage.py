@@ -1,0 +1,116 @@
+"""A whole run of contrastive pretraining, from settings to a finished directory. Floor 6."""
+
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+from rich import console as rich_console
+
+from deepseek_jax.contrastive import heldout, step
+from deepseek_jax.core.contrastive_spec import ContrastiveRunSpec
+from deepseek_jax.data import record as corpus_record
+from deepseek_jax.data import spans
+from deepseek_jax.data.spans import SpanData
+from deepseek_jax.nn.span import SpanDecoder
+from deepseek_jax.parallel import placement
+from deepseek_jax.training import optimizer as optimizer_lib
+from deepseek_jax.training import stage_inputs, stage_loop, state, workdir
+from deepseek_jax.training.loop import Outcome
+
+
+def train(
+    spec: ContrastiveRunSpec, run_directory: str | pathlib.Path, *, console: rich_console.Console
+) -> Outcome:
+    """Reads the text and trains; goes on where it was left.
+
+    Args:
+      spec: all settings.
+      run_directory: where everything is written.
+      console: for the progress.
+
+    Raises:
+      ValueError: the settings, or what stands in the directory or its text, do not fit.
+      NonFiniteError: a loss or a gradient is not finite.
+    """
+    with workdir.claimed(run_directory, spec) as directory:
+        data = load_data(directory, spec)
+        for name, side in (("training", data.train), ("held-out", data.heldout)):
+            console.print(
+                f"{name}: {len(side.token_ids):,} documents with two spans of "
+                f"{spec.data.sequence_length} tokens, {side.num_short:,} too short",
+                soft_wrap=True,
+            )
+        stage = _build(spec, data)
+        facts = {"corpus": data.record.sha256, "tokenizer": data.tokenizer.sha256}
+
+        def begin(first: int) -> None:
+            if not workdir.has_begun(directory):
+                corpus_record.write(data.record, directory / "data" / "corpus.json")
+            stage_inputs.begin(directory, spec, data.tokenizer, facts, step=first)
+
+        return stage_loop.run(stage, spec.train, directory, begin=begin, console=console)
+
+
+def load_data(directory: pathlib.Path, spec: ContrastiveRunSpec) -> SpanData:
+    """The run's text, with the tokenizer that it has begun with, if it has.
+
+    Raises:
+      ValueError: as `spans.load`; or there are fewer documents than settings ask for.
+    """
+    begun = workdir.has_begun(directory)
+    tokenizer_path = str(directory / "tokenizer.json") if begun else None
+    data = spans.load(spec.data, seed=spec.seed, tokenizer_path=tokenizer_path)
+    for name, asked, side in (
+        ("batch_size", spec.contrastive.batch_size, data.train),
+        ("eval_documents", spec.contrastive.eval_documents, data.heldout),
+    ):
+        if asked > len(side.token_ids):
+            raise ValueError(
+                f"contrastive.{name}={asked}: must be at most {len(side.token_ids)}, the documents "
+                "that have two spans"
+            )
+    return data
+
+
+def _build(spec: ContrastiveRunSpec, data: SpanData) -> stage_loop.Stage:
+    layout, on_mesh = stage_inputs.make_layout(spec.mesh)
+    length = spec.data.sequence_length
+    model = SpanDecoder(spec.model, contrastive=spec.contrastive)
+    matrices = state.parameter_placement(model, sequence_length=length, mesh=layout.mesh)
+    optimizer = optimizer_lib.make_optimizer(
+        spec.optimizer, num_steps=spec.train.num_steps, placement=matrices
+    )
+    abstract = state.abstract(model, optimizer, sequence_length=length, mesh=layout.mesh)
+    shardings = state.shardings(abstract)
+    train_step = step.make_step(spec, optimizer, on_mesh, shardings=shardings)
+    measured = SpanDecoder(
+        spec.model.dropless(),
+        None if on_mesh is None else on_mesh.exact(),
+        contrastive=spec.contrastive,
+    )
+    pairs = heldout.pairs(data.heldout, num=spec.contrastive.eval_documents, span_length=length)
+    encode = heldout.make_encode(measured, heldout.last_of(spec.contrastive))
+
+    def initial() -> state.TrainState:
+        key = jax.random.key(spec.seed)
+        return state.initial_state(model, optimizer, key, sequence_length=length)
+
+    def advance(now: Any, number: int) -> Any:
+        taken = spans.batch(
+            data.train,
+            step=number,
+            batch_size=spec.contrastive.batch_size,
+            span_length=length,
+            seed=spec.seed,
+        )
+        rows = {"rows": np.concatenate([taken.first, taken.second])}
+        return train_step(now, placement.put_whole_rows(layout, rows)["rows"], taken.groups)
+
+    def measure(now: state.TrainState) -> dict[str, float]:
+        variables = {"params": now.params, "balance": now.balance}
+        return heldout.measure(
+            encode, variables, pairs, batch_size=2 * spec.contrastive.batch_size, layout=layout
+        )
+
+    return stage_loop.Stage(abstract, jax.jit(initial, out_shardings=shardings), advance, measure)

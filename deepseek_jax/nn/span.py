@@ -1,0 +1,93 @@
+"""The decoder with an embedding for a whole span: contrastive pretraining. Floor 3."""
+
+import math
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from deepseek_jax.core.contrastive_spec import ContrastiveSpec
+from deepseek_jax.nn import model as model_lib
+from deepseek_jax.nn import parameters
+from deepseek_jax.nn.context import SequenceContext
+from deepseek_jax.ops.balance import RouterStats
+from deepseek_jax.parallel import layout as layout_lib
+
+# As in arXiv:2103.00020: beyond it the loss of a pair that is already right has steep gradients.
+MAX_SCALE = 100.0
+
+
+class SpanOutput(NamedTuple):
+    """What `ModelOutput` has, the hidden states, and what the projection head says of spans.
+
+    `projected` [B, P] float32 (not normalised) and `scale` [], the inverse temperature, are
+    None without a contrastive term.
+    """
+
+    logits: Float[Array, "B L V"]
+    aux_loss: Float[Array, ""]
+    stats: RouterStats | None
+    hidden: Float[Array, "B L D"]
+    projected: Float[Array, "B P"] | None
+    scale: Float[Array, ""] | None
+
+
+class SpanDecoder(model_lib.Decoder, kw_only=True):
+    """A decoder whose rows are spans. Params: those of `Decoder`, and `span_head` if the
+    contrastive term is on: `inner` [D, D], `outer` [D, P], and `log_scale` [] if learned."""
+
+    contrastive: ContrastiveSpec
+
+    def setup(self) -> None:
+        """Makes the parts."""
+        super().setup()
+        if self.contrastive.is_on:
+            self.span_head = SpanHead(self.spec.model_dim, self.contrastive)
+
+    def __call__(  # type: ignore[override]
+        self,
+        tokens: Int[Array, "B L"],
+        *,
+        document_ids: Int[Array, "B L"],
+        positions: Int[Array, "B L"],
+    ) -> SpanOutput:
+        """Logits, hidden states, and the projection of each row's last hidden state.
+
+        Arguments and errors as of `Decoder.__call__`.
+        """
+        context = SequenceContext(document_ids, positions, None)
+        hidden, outputs = self._hidden(tokens, None, context)
+        projected, scale = None, None
+        if self.contrastive.is_on:
+            projected, scale = self.span_head(hidden[:, -1])
+            projected = layout_lib.constrain(self.layout, projected, "batch", None)
+        return SpanOutput(
+            self._logits(hidden),
+            jnp.mean(outputs.aux_loss),
+            outputs.stats,
+            hidden,
+            projected,
+            scale,
+        )
+
+
+class SpanHead(nn.Module):
+    """outer^T gelu(inner^T x) in float32, and the inverse temperature."""
+
+    dim: int
+    contrastive: ContrastiveSpec
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B D"]) -> tuple[Float[Array, "B P"], Float[Array, ""]]:
+        """Projections of hidden states, not normalised, and the scale of their cosines."""
+        init = parameters.scaled_normal("embed", None, fan_in=self.dim)
+        inner = self.param("inner", init, (self.dim, self.dim), jnp.float32)
+        outer = self.param("outer", init, (self.dim, self.contrastive.projection_dim), jnp.float32)
+        log_scale = jnp.float32(-math.log(self.contrastive.temperature))
+        if self.contrastive.learn_temperature:
+            start = nn.initializers.constant(log_scale)
+            log_scale = self.param("log_scale", parameters.named(start), (), jnp.float32)
+        hidden = jax.nn.gelu(x.astype(jnp.float32) @ inner)
+        return hidden @ outer, jnp.exp(jnp.minimum(log_scale, math.log(MAX_SCALE)))
