@@ -20,7 +20,11 @@ from deepseek_jax.training.loop import Outcome
 
 
 def train(
-    spec: ContrastiveRunSpec, run_directory: str | pathlib.Path, *, console: rich_console.Console
+    spec: ContrastiveRunSpec,
+    run_directory: str | pathlib.Path,
+    *,
+    console: rich_console.Console,
+    given: SpanData | None = None,
 ) -> Outcome:
     """Reads the text and trains; goes on where it was left.
 
@@ -28,13 +32,14 @@ def train(
       spec: all settings.
       run_directory: where everything is written.
       console: for the progress.
+      given: the text that the settings name, where it has been read before.
 
     Raises:
       ValueError: the settings, or what stands in the directory or its text, do not fit.
       NonFiniteError: a loss or a gradient is not finite.
     """
     with workdir.claimed(run_directory, spec) as directory:
-        data = load_data(directory, spec)
+        data = load_data(directory, spec, given=given)
         for name, side in (("training", data.train), ("held-out", data.heldout)):
             console.print(
                 f"{name}: {len(side.token_ids):,} documents with two spans of "
@@ -52,15 +57,24 @@ def train(
         return stage_loop.run(stage, spec.train, directory, begin=begin, console=console)
 
 
-def load_data(directory: pathlib.Path, spec: ContrastiveRunSpec) -> SpanData:
+def load_data(
+    directory: pathlib.Path, spec: ContrastiveRunSpec, *, given: SpanData | None = None
+) -> SpanData:
     """The run's text, with the tokenizer that it has begun with, if it has.
+
+    Args:
+      directory: of the run.
+      spec: its settings.
+      given: what the settings name, where it has been read before; None reads it.
 
     Raises:
       ValueError: as `spans.load`; or there are fewer documents than settings ask for.
     """
     begun = workdir.has_begun(directory)
     tokenizer_path = str(directory / "tokenizer.json") if begun else None
-    data = spans.load(spec.data, seed=spec.seed, tokenizer_path=tokenizer_path)
+    data = given
+    if data is None:
+        data = spans.load(spec.data, seed=spec.seed, tokenizer_path=tokenizer_path)
     for name, asked, side in (
         ("batch_size", spec.contrastive.batch_size, data.train),
         ("eval_documents", spec.contrastive.eval_documents, data.heldout),

@@ -1,0 +1,293 @@
+"""What a run of contrastive pretraining has learned of meaning, beside methods that learn nothing.
+
+Run: python -m experiments.semantics --workdir=runs/contrastive
+
+On every held-out document with two spans: how often a span's partner is found among all held-out
+spans, by the model, by the same model untrained, by BM25; alignment and uniformity; the loss of
+the next token; and triples of words. Prints tables; writes `semantics.md`, `semantics.json` and
+pictures into the run's directory.
+"""
+
+import json
+import pathlib
+import re
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich import console as rich_console
+from rich import markdown as rich_markdown
+
+from deepseek_jax.contrastive import heldout, stage
+from deepseek_jax.core import mesh_spec
+from deepseek_jax.core.contrastive_spec import ContrastiveRunSpec
+from deepseek_jax.data.spans import SpanData, SpanPairs
+from deepseek_jax.evaluation import page, retrieval, semantic_plots, word_triples
+from deepseek_jax.evaluation.bits import Estimate
+from deepseek_jax.nn.span import SpanDecoder
+from deepseek_jax.objectives import contrastive
+from deepseek_jax.parallel import layout as layout_lib
+from deepseek_jax.training import optimizer, stage_inputs, state
+from experiments import settings
+
+RECALL_AT = (1, 10)
+# A word of a triple occurs at least this often in the training text, and is the mean of so many
+# of its contexts.
+MIN_COUNT = 50
+NUM_CONTEXTS = 32
+_SEED = 0
+_KINDS: tuple[heldout.Kind, ...] = ("projection", "last", "mean", "tokens")
+_NAMES = {
+    "projection": "projection of the last state",
+    "last": "last hidden state",
+    "mean": "mean of the hidden states",
+    "tokens": "mean of the token embeddings",
+}
+
+
+class Opened(NamedTuple):
+    """A run, its text, and its pairs of held-out spans."""
+
+    spec: ContrastiveRunSpec
+    step: int
+    model: SpanDecoder
+    variables: dict[str, Any]
+    data: SpanData
+    pairs: SpanPairs
+    layout: layout_lib.Layout
+
+
+class Method(NamedTuple):
+    """How well a method finds partners; alignment and uniformity of methods with embeddings."""
+
+    name: str
+    recall: dict[int, Estimate]
+    alignment: float | None
+    uniformity: float | None
+
+
+def open_run(directory: pathlib.Path, *, given: SpanData | None = None) -> Opened:
+    """The newest checkpoint of a run, on one device.
+
+    Args:
+      directory: of the run.
+      given: its text, where it has been read before; None reads it.
+
+    Raises:
+      FileNotFoundError: no run there, or none that has saved anything.
+      ValueError: it is no run of contrastive pretraining.
+    """
+    spec = settings.load_run_spec(directory)
+    if not isinstance(spec, ContrastiveRunSpec):
+        raise ValueError(f"{directory}: no run of stage='contrastive'")
+    model = SpanDecoder(spec.model.dropless(), contrastive=spec.contrastive)
+    one_device = layout_lib.make(mesh_spec.ONE_DEVICE, jax.devices())
+    length = spec.data.sequence_length
+    opened = stage_inputs.open_model(
+        str(directory), model, sequence_length=length, layout=one_device, step=None
+    )
+    data = stage.load_data(directory, spec, given=given)
+    return Opened(
+        spec,
+        opened.model.step,
+        model,
+        {"params": opened.model.params, "balance": opened.model.balance},
+        data,
+        heldout.pairs(data.heldout, num=None, span_length=length),
+        one_device,
+    )
+
+
+def encoded(run: Opened, variables: Any, kind: heldout.Kind) -> heldout.Encoded:
+    """All held-out pairs by one kind of embedding."""
+    return heldout.encode_pairs(
+        heldout.make_encode(run.model, kind),
+        variables,
+        run.pairs,
+        batch_size=2 * run.spec.contrastive.batch_size,
+        layout=run.layout,
+    )
+
+
+def untrained(run: Opened) -> dict[str, Any]:
+    """The variables that a run of another seed would begin with."""
+    fresh = state.initial_state(
+        run.model,
+        optimizer.without_moments(),
+        jax.random.key(run.spec.seed + 1),
+        sequence_length=run.spec.data.sequence_length,
+    )
+    return {"params": fresh.params, "balance": fresh.balance}
+
+
+def methods(run: Opened) -> tuple[list[Method], float, heldout.Encoded]:
+    """Every method, the held-out loss, and the embeddings that the run was trained for."""
+    kinds = [kind for kind in _KINDS if kind != "projection" or run.spec.contrastive.is_on]
+    own = heldout.last_of(run.spec.contrastive)
+    found, trained = [], {kind: encoded(run, run.variables, kind) for kind in kinds}
+    for kind in kinds:
+        found.append(_of_embeddings(_NAMES[kind], trained[kind]))
+    fresh = untrained(run)
+    for kind in (own, "mean"):
+        found.append(_of_embeddings(f"untrained: {_NAMES[kind]}", encoded(run, fresh, kind)))
+    rows = np.concatenate([run.pairs.first, run.pairs.second])
+    words = [terms(run.data.tokenizer.decode(row)) for row in rows]
+    found.append(_of_scores("BM25 over words", retrieval.bm25(words), None))
+    found.append(_of_scores("BM25 over tokens", retrieval.bm25(rows.tolist()), None))
+    return found, trained[own].nats_per_token, trained[own]
+
+
+def terms(text: str) -> list[str]:
+    """The words of a text in small letters; identifiers count whole and by their parts."""
+    found = []
+    for word in re.findall(r"\w+", text):
+        parts = re.findall(r"[A-Z]?[a-z]+|[A-Z]+|\d+", word)
+        found += [word.lower(), *([part.lower() for part in parts] if len(parts) > 1 else [])]
+    return found
+
+
+def _of_embeddings(name: str, found: heldout.Encoded) -> Method:
+    scores = retrieval.cosines(found.first, found.second)
+    every = np.concatenate([found.first, found.second])
+    return _of_scores(
+        name,
+        scores,
+        (
+            float(contrastive.alignment(jnp.asarray(found.first), jnp.asarray(found.second))),
+            float(contrastive.uniformity(jnp.asarray(every))),
+        ),
+    )
+
+
+def _of_scores(name: str, scores: np.ndarray, shape: tuple[float, float] | None) -> Method:
+    ranks = retrieval.partner_ranks(scores)
+    recall = {at: retrieval.recall(ranks, at=at, seed=_SEED) for at in RECALL_AT}
+    return Method(name, recall, *((None, None) if shape is None else shape))
+
+
+def triples(run: Opened) -> list[word_triples.Judged]:
+    """The triples whose words occur often enough, a word being the mean of its contexts."""
+    tokenizer, documents = run.data.tokenizer, run.data.train.token_ids
+    continues = np.array(
+        [bool(re.match(rb"[A-Za-z0-9_]", piece)) for piece in tokenizer.token_bytes], bool
+    )
+    generator = np.random.default_rng(_SEED)
+    encode = heldout.make_encode(run.model, heldout.last_of(run.spec.contrastive))
+    counts: dict[str, int] = {}
+    vectors = {}
+    for word in sorted({word for triple in word_triples.TRIPLES for word in triple}):
+        places = word_triples.find(documents, tokenizer.encode(f" {word}"), continues)
+        rows = word_triples.contexts(
+            documents,
+            places,
+            generator,
+            num=NUM_CONTEXTS,
+            span_length=run.spec.data.sequence_length,
+        )
+        counts[word] = len(places)
+        if len(places) >= MIN_COUNT and len(rows) >= NUM_CONTEXTS:
+            found, _ = heldout.encode_all(
+                encode,
+                run.variables,
+                rows.astype(np.int32),
+                batch_size=NUM_CONTEXTS,
+                layout=run.layout,
+            )
+            vectors[word] = found.mean(axis=0)
+    return word_triples.judge(word_triples.TRIPLES, counts, word_triples.centred(vectors))
+
+
+def write(directory: pathlib.Path, run: Opened) -> str:
+    """Measures, writes everything, and returns the page."""
+    found, loss, own = methods(run)
+    judged = triples(run)
+    semantic_plots.recall_bars(
+        directory / "recall.png", {method.name: method.recall for method in found}
+    )
+    middle = own.first + own.second
+    semantic_plots.document_map(directory / "map.png", middle, run.data.heldout.names)
+    content = {
+        "step": run.step,
+        "num_documents": len(own.first),
+        "heldout_loss": loss,
+        "methods": page.plain(found),
+        "triples": page.plain(judged),
+    }
+    text = "\n\n".join([*_words(run, loss, len(own.first)), _table(found), *_triples(judged)])
+    for name, whole in (
+        ("semantics.json", json.dumps(content, indent=1, allow_nan=False)),
+        ("semantics.md", text),
+    ):
+        (directory / name).write_text(whole + "\n", encoding="utf-8")
+    return text
+
+
+def _words(run: Opened, loss: float, num: int) -> list[str]:
+    length = run.spec.data.sequence_length
+    return [
+        "# The semantic space of held-out text",
+        f"{num:,} held-out documents with two spans of {length} tokens each "
+        f"({run.data.heldout.num_short:,} were too short); the partner of each of the {2 * num:,} "
+        f"spans is looked for among all {2 * num - 1:,} others, so chance is "
+        f"{100.0 / (2 * num - 1):.2f}% at 1. Step {run.step}. Next token: {loss:.4f} nats a token "
+        "of these spans.",
+        page.picture("recall.png", "How often the partner is found"),
+        page.picture("map.png", "Held-out documents by package"),
+    ]
+
+
+def _table(found: list[Method]) -> str:
+    def share(value: Estimate) -> str:
+        interval = "" if value.low is None else f" [{100 * value.low:.1f}, {100 * value.high:.1f}]"  # type: ignore[operator]
+        return f"{100 * value.value:.1f}%{interval}"
+
+    return page.table(
+        ["method", *(f"recall@{at}" for at in RECALL_AT), "alignment", "uniformity"],
+        [
+            [
+                method.name,
+                *(share(method.recall[at]) for at in RECALL_AT),
+                *(
+                    "" if value is None else f"{value:.3f}"
+                    for value in (method.alignment, method.uniformity)
+                ),
+            ]
+            for method in found
+        ],
+    )
+
+
+def _triples(judged: list[word_triples.Judged]) -> list[str]:
+    if not judged:
+        return [f"No triple has words that all occur {MIN_COUNT} times in the training text."]
+    right = np.array([each.related > each.unrelated for each in judged], np.float64)
+    share = retrieval.mean_over_documents(right, seed=_SEED)
+    interval = "" if share.low is None else f" [{100 * share.low:.0f}, {100 * share.high:.0f}]"  # type: ignore[operator]
+    return [
+        f"Triples of words, each the mean of {NUM_CONTEXTS} training spans that end with it: the "
+        f"word is nearer to the related one in {100 * share.value:.0f}%{interval} of "
+        f"{len(judged)} (chance 50%).",
+        page.table(
+            ["word", "related", "unrelated", "counts", "cosines"],
+            [
+                [
+                    *each.triple,
+                    ", ".join(f"{count:,}" for count in each.counts),
+                    f"{each.related:.3f}, {each.unrelated:.3f}",
+                ]
+                for each in judged
+            ],
+        ),
+    ]
+
+
+def main(directory: pathlib.Path, run: Opened) -> None:
+    """Prints the page."""
+    console = rich_console.Console()
+    console.print(rich_markdown.Markdown(write(directory, run)))
+
+
+if __name__ == "__main__":
+    _WORKDIR = settings.workdir_flag()
+    settings.run_app(main, _WORKDIR, lambda: open_run(_WORKDIR()))
