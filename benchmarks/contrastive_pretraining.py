@@ -33,12 +33,13 @@ def main() -> None:
     parser.add_argument("--root", type=pathlib.Path, default=pathlib.Path("runs/contrastive_seeds"))
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--variant", default="", help="of the config file")
+    parser.add_argument("--arms", default="with,without")
     arguments = parser.parse_args()
     console = rich_console.Console()
     results: list[dict[str, Any]] = []
-    data = None
+    data, lexical = None, None
     for seed in (int(part) for part in arguments.seeds.split(",")):
-        for arm in ("with", "without"):
+        for arm in arguments.arms.split(","):
             spec = _spec(arguments.variant, arm, seed)
             if data is None:
                 # The seed orders documents; which there are, and on which side, it leaves alone.
@@ -46,10 +47,12 @@ def main() -> None:
             directory = arguments.root.absolute() / f"{arm}_{seed}"
             stage.train(spec, directory, console=console, given=data)
             run = semantics.open_run(directory, given=data)
-            found, loss, _ = semantics.methods(run)
-            results.append(
-                {"seed": seed, "arm": arm, "heldout_loss": loss, "methods": page.plain(found)}
-            )
+            lexical = lexical or semantics.lexical_methods(run)
+            found = semantics.measure(run, lexical=lexical)
+            semantics.write(directory, run, found)
+            methods = page.plain(found.methods)
+            loss = found.heldout_loss
+            results.append({"seed": seed, "arm": arm, "heldout_loss": loss, "methods": methods})
             (arguments.root / "results.json").write_text(json.dumps(results, indent=1) + "\n")
             console.print(f"{arm}, seed {seed}: {loss:.4f} nats a token", highlight=False)
     report(console, results)
@@ -79,10 +82,11 @@ def report(console: rich_console.Console, results: list[dict[str, Any]]) -> None
         )
         for result in results
     )
-    for arm in ("with", "without"):
+    arms = sorted({result["arm"] for result in results})
+    for arm in arms:
         chosen = [result for result in results if result["arm"] == arm]
         for place, method in enumerate(chosen[0]["methods"]):
-            if method["name"].startswith(("untrained", "BM25")) and arm == "without":
+            if method["name"].startswith(("untrained", "BM25")) and arm != arms[0]:
                 continue
             at = {
                 k: [result["methods"][place]["recall"][k]["value"] for result in chosen]
@@ -95,13 +99,14 @@ def report(console: rich_console.Console, results: list[dict[str, Any]]) -> None
             )
     console.print(table)
     losses = {
-        arm: [result["heldout_loss"] for result in results if result["arm"] == arm]
-        for arm in ("with", "without")
+        arm: [result["heldout_loss"] for result in results if result["arm"] == arm] for arm in arms
     }
-    gaps = [first - second for first, second in zip(*losses.values(), strict=True)]
+    told = ", ".join(f"{arm} {_spread(values, digits=4)}" for arm, values in losses.items())
+    if len(arms) == 2:
+        gaps = [first - second for first, second in zip(*losses.values(), strict=True)]
+        told += f"; the term costs {_spread(gaps, digits=4)}"
     console.print(
-        f"next token, nats a token: with {_spread(losses['with'], digits=4)}, without "
-        f"{_spread(losses['without'], digits=4)}; the term costs {_spread(gaps, digits=4)}",
+        f"next token, nats a token: {told}",
         f"{jax.devices()[0].device_kind}, jax {jax.__version__}, "
         f"Python {platform.python_version()}",
         sep="\n",

@@ -8,6 +8,7 @@ the next token; and triples of words. Prints tables; writes `semantics.md`, `sem
 pictures into the run's directory.
 """
 
+import functools
 import json
 import pathlib
 import re
@@ -37,7 +38,6 @@ RECALL_AT = (1, 10)
 MIN_COUNT = 50
 NUM_CONTEXTS = 32
 _SEED = 0
-_KINDS: tuple[heldout.Kind, ...] = ("projection", "last", "mean", "tokens")
 _NAMES = {
     "projection": "projection of the last state",
     "last": "last hidden state",
@@ -65,6 +65,17 @@ class Method(NamedTuple):
     recall: dict[int, Estimate]
     alignment: float | None
     uniformity: float | None
+
+
+class Findings(NamedTuple):
+    """What is measured of a run; `embeddings` are those that it was trained for."""
+
+    step: int
+    num_documents: int
+    heldout_loss: float
+    methods: list[Method]
+    triples: list[word_triples.Judged]
+    embeddings: heldout.Encoded
 
 
 def open_run(directory: pathlib.Path, *, given: SpanData | None = None) -> Opened:
@@ -99,43 +110,52 @@ def open_run(directory: pathlib.Path, *, given: SpanData | None = None) -> Opene
     )
 
 
-def encoded(run: Opened, variables: Any, kind: heldout.Kind) -> heldout.Encoded:
-    """All held-out pairs by one kind of embedding."""
-    return heldout.encode_pairs(
-        heldout.make_encode(run.model, kind),
-        variables,
-        run.pairs,
-        batch_size=2 * run.spec.contrastive.batch_size,
-        layout=run.layout,
-    )
-
-
 def untrained(run: Opened) -> dict[str, Any]:
     """The variables that a run of another seed would begin with."""
-    fresh = state.initial_state(
+    initial = functools.partial(
+        state.initial_state,
         run.model,
         optimizer.without_moments(),
-        jax.random.key(run.spec.seed + 1),
         sequence_length=run.spec.data.sequence_length,
     )
+    fresh = jax.jit(initial)(jax.random.key(run.spec.seed + 1))
     return {"params": fresh.params, "balance": fresh.balance}
 
 
-def methods(run: Opened) -> tuple[list[Method], float, heldout.Encoded]:
-    """Every method, the held-out loss, and the embeddings that the run was trained for."""
-    kinds = [kind for kind in _KINDS if kind != "projection" or run.spec.contrastive.is_on]
-    own = heldout.last_of(run.spec.contrastive)
-    found, trained = [], {kind: encoded(run, run.variables, kind) for kind in kinds}
-    for kind in kinds:
-        found.append(_of_embeddings(_NAMES[kind], trained[kind]))
-    fresh = untrained(run)
-    for kind in (own, "mean"):
-        found.append(_of_embeddings(f"untrained: {_NAMES[kind]}", encoded(run, fresh, kind)))
+def measure(run: Opened, *, lexical: list[Method] | None = None) -> Findings:
+    """Every method on every held-out pair, and the triples.
+
+    Args:
+      run: of `open_run`.
+      lexical: of `lexical_methods`, where they have been measured on the same pairs before.
+    """
+    kinds = heldout.kinds_of(run.spec.contrastive)
+    encode = heldout.make_encode(run.model, kinds)
+    size = 2 * run.spec.contrastive.batch_size
+    methods = []
+    fresh, _ = heldout.encode_pairs(
+        encode, untrained(run), run.pairs, batch_size=size, layout=run.layout
+    )
+    found, nats = heldout.encode_pairs(
+        encode, run.variables, run.pairs, batch_size=size, layout=run.layout
+    )
+    methods = [
+        *(_of_embeddings(_NAMES[kind], found[kind]) for kind in kinds),
+        *(_of_embeddings(f"untrained: {_NAMES[kind]}", fresh[kind]) for kind in kinds),
+        *(lexical_methods(run) if lexical is None else lexical),
+    ]
+    own = found[kinds[0]]
+    return Findings(run.step, len(own.first), nats, methods, triples(run), own)
+
+
+def lexical_methods(run: Opened) -> list[Method]:
+    """BM25, which knows nothing but which words two spans share."""
     rows = np.concatenate([run.pairs.first, run.pairs.second])
     words = [terms(run.data.tokenizer.decode(row)) for row in rows]
-    found.append(_of_scores("BM25 over words", retrieval.bm25(words), None))
-    found.append(_of_scores("BM25 over tokens", retrieval.bm25(rows.tolist()), None))
-    return found, trained[own].nats_per_token, trained[own]
+    return [
+        _of_scores("BM25 over words", retrieval.bm25(words), None),
+        _of_scores("BM25 over tokens", retrieval.bm25(rows.tolist()), None),
+    ]
 
 
 def terms(text: str) -> list[str]:
@@ -173,7 +193,8 @@ def triples(run: Opened) -> list[word_triples.Judged]:
         [bool(re.match(rb"[A-Za-z0-9_]", piece)) for piece in tokenizer.token_bytes], bool
     )
     generator = np.random.default_rng(_SEED)
-    encode = heldout.make_encode(run.model, heldout.last_of(run.spec.contrastive))
+    kinds = heldout.kinds_of(run.spec.contrastive)[:1]
+    encode = heldout.make_encode(run.model, kinds)
     counts: dict[str, int] = {}
     vectors = {}
     for word in sorted({word for triple in word_triples.TRIPLES for word in triple}):
@@ -194,27 +215,21 @@ def triples(run: Opened) -> list[word_triples.Judged]:
                 batch_size=NUM_CONTEXTS,
                 layout=run.layout,
             )
-            vectors[word] = found.mean(axis=0)
+            vectors[word] = found[kinds[0]].mean(axis=0)
     return word_triples.judge(word_triples.TRIPLES, counts, word_triples.centred(vectors))
 
 
-def write(directory: pathlib.Path, run: Opened) -> str:
-    """Measures, writes everything, and returns the page."""
-    found, loss, own = methods(run)
-    judged = triples(run)
+def write(directory: pathlib.Path, run: Opened, findings: Findings) -> str:
+    """Writes the page, its JSON and its pictures; returns the page."""
     semantic_plots.recall_bars(
-        directory / "recall.png", {method.name: method.recall for method in found}
+        directory / "recall.png", {method.name: method.recall for method in findings.methods}
     )
-    middle = own.first + own.second
+    middle = findings.embeddings.first + findings.embeddings.second
     semantic_plots.document_map(directory / "map.png", middle, run.data.heldout.names)
-    content = {
-        "step": run.step,
-        "num_documents": len(own.first),
-        "heldout_loss": loss,
-        "methods": page.plain(found),
-        "triples": page.plain(judged),
-    }
-    text = "\n\n".join([*_words(run, loss, len(own.first)), _table(found), *_triples(judged)])
+    content = page.plain(findings._asdict() | {"embeddings": None})
+    text = "\n\n".join(
+        [*_words(run, findings), _table(findings.methods), *_triples(findings.triples)]
+    )
     for name, whole in (
         ("semantics.json", json.dumps(content, indent=1, allow_nan=False)),
         ("semantics.md", text),
@@ -223,15 +238,15 @@ def write(directory: pathlib.Path, run: Opened) -> str:
     return text
 
 
-def _words(run: Opened, loss: float, num: int) -> list[str]:
-    length = run.spec.data.sequence_length
+def _words(run: Opened, findings: Findings) -> list[str]:
+    length, num = run.spec.data.sequence_length, findings.num_documents
     return [
         "# The semantic space of held-out text",
         f"{num:,} held-out documents with two spans of {length} tokens each "
         f"({run.data.heldout.num_short:,} were too short); the partner of each of the {2 * num:,} "
         f"spans is looked for among all {2 * num - 1:,} others, so chance is "
-        f"{100.0 / (2 * num - 1):.2f}% at 1. Step {run.step}. Next token: {loss:.4f} nats a token "
-        "of these spans.",
+        f"{100.0 / (2 * num - 1):.2f}% at 1. Step {run.step}. Next token: "
+        f"{findings.heldout_loss:.4f} nats a token of these spans.",
         page.picture("recall.png", "How often the partner is found"),
         page.picture("map.png", "Held-out documents by package"),
     ]
@@ -285,7 +300,7 @@ def _triples(judged: list[word_triples.Judged]) -> list[str]:
 def main(directory: pathlib.Path, run: Opened) -> None:
     """Prints the page."""
     console = rich_console.Console()
-    console.print(rich_markdown.Markdown(write(directory, run)))
+    console.print(rich_markdown.Markdown(write(directory, run, measure(run))))
 
 
 if __name__ == "__main__":

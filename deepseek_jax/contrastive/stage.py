@@ -104,7 +104,7 @@ def _build(spec: ContrastiveRunSpec, data: SpanData) -> stage_loop.Stage:
         contrastive=spec.contrastive,
     )
     pairs = heldout.pairs(data.heldout, num=spec.contrastive.eval_documents, span_length=length)
-    encode = heldout.make_encode(measured, heldout.last_of(spec.contrastive))
+    encode = heldout.make_encode(measured, heldout.kinds_of(spec.contrastive)[:1])
 
     def initial() -> state.TrainState:
         key = jax.random.key(spec.seed)

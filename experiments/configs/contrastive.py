@@ -40,9 +40,9 @@ _GPU: dict[str, Any] = {
     "contrastive.eval_documents": 512,
     "optimizer.learning_rate": 0.003,
     "optimizer.warmup_steps": 50,
-    "train.num_steps": 1200,
-    "train.eval_every": 300,
-    "train.checkpoint_every": 1200,
+    "train.num_steps": 1400,
+    "train.eval_every": 700,
+    "train.checkpoint_every": 1400,
 }
 _GPU_SMALL = {
     **_GPU,
