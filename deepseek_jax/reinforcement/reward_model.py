@@ -9,6 +9,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
+from deepseek_jax.core.preference_spec import PreferenceRunSpec
 from deepseek_jax.core.stage_spec import RewardRunSpec
 from deepseek_jax.nn.scalar import ScalarDecoder
 from deepseek_jax.objectives import preference
@@ -22,7 +23,9 @@ Scores = Callable[[Any, Any, Any], Float[Array, " B"]]
 
 
 def make_step(
-    spec: RewardRunSpec, optimizer: optax.GradientTransformation, layout: Layout | None
+    spec: RewardRunSpec | PreferenceRunSpec,
+    optimizer: optax.GradientTransformation,
+    layout: Layout | None,
 ) -> Callable[[TrainState, Pairs], tuple[TrainState, Metrics]]:
     """A jitted step on a batch of pairs; it consumes its state.
 
@@ -89,6 +92,25 @@ def all_logits(
         ids = np.where(ids < len(tokens), ids, 0)
         parts.append(jax.device_get(scores(variables, tokens[ids], lengths[ids])))
     return np.concatenate(parts)[: len(tokens)]
+
+
+def pair_logits(
+    scores: Scores, variables: Any, listed: Pairs, *, batch_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Logits of both sides of pairs.
+
+    Args:
+      scores: of `make_scores`.
+      variables: of the reward model.
+      listed: N pairs.
+      batch_size: rows of one forward pass.
+    """
+    return (
+        all_logits(scores, variables, listed.chosen, listed.chosen_lengths, batch_size=batch_size),
+        all_logits(
+            scores, variables, listed.rejected, listed.rejected_lengths, batch_size=batch_size
+        ),
+    )
 
 
 def _last_logits(
