@@ -1,0 +1,45 @@
+"""The program on a run of a few steps: every figure is one that can be counted again."""
+
+import json
+
+import numpy as np
+import pytest
+
+from deepseek_jax.data import tokenizers
+from deepseek_jax.reinforcement import pair_stage, preference_stage
+from experiments import preferences, settings
+from tests.reinforcement import preference_stage_test as stage_test
+from tests.reinforcement import tiny
+
+
+@pytest.mark.deep
+def test_the_page_of_a_run(tmp_path, capsys):
+    tiny.write_problems(tmp_path / "problems")
+    tiny.train_base(tmp_path / "problems", tmp_path / "base")
+    path = stage_test.write(tmp_path / "pairs.jsonl")
+    spec = stage_test.spec_of(path, files={"start_from": str(tmp_path / "base")})
+    run = tmp_path / "run"
+    preference_stage.train(spec, run, console=tiny.QUIET)
+    path.unlink()  # The run is enough.
+    preferences.main(run, preferences.load_run_spec(run), None)
+    content = json.loads((run / "preferences.json").read_text())
+    lines = tiny.lines(run)
+    assert content["accuracy"]["value"] == pytest.approx(lines[-1]["heldout_pair_accuracy"])
+    assert (content["step"], content["num_heldout"]) == (5, 30)
+    assert content["on_both_sides"] == {"openings": 0, "texts": 0}
+    pairs = [json.loads(line) for line in stage_test.write(path).read_text().splitlines()]
+    table = pair_stage.read(run)
+    texts = preferences.texts_of(table.heldout, tokenizers.load(run / "tokenizer.json"))
+    listed = {(pair["chosen"], pair["rejected"]) for pair in pairs}
+    assert set(zip(*texts, strict=True)) <= listed
+    longer = np.mean([len(first) > len(second) for first, second in zip(*texts, strict=True)])
+    assert content["rules"][0]["accuracy"]["value"] == pytest.approx(longer)
+    assert (run / "reliability.png").stat().st_size > 0
+    assert content["verdict"] in (run / "preferences.md").read_text()
+    assert content["verdict"].split(";")[0][:40] in capsys.readouterr().out
+
+
+def test_another_kind_of_run_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(settings.to_dict(tiny.reward_spec())))
+    with pytest.raises(ValueError, match='another kind than stage="preferences"'):
+        preferences.load_run_spec(tmp_path)
