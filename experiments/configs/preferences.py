@@ -38,7 +38,7 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
         dict(
             sequence_length=512 if is_small else 1024,
             heldout_fraction=0.2,
-            batch_size=8 if is_small else 32,
+            batch_size=8 if is_small else 16,
             centering_weight=1e-3,
             too_long="leave_out",
             blank="leave_out",
@@ -61,9 +61,9 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
     )
     config.train = config_dict.ConfigDict(
         dict(
-            num_steps=120,
-            eval_every=30,
-            checkpoint_every=60,
+            num_steps=230,
+            eval_every=46,
+            checkpoint_every=115,
             keep_checkpoints=1,
             restore_step=presets.optional(),
         )

@@ -1,11 +1,14 @@
 """The program on a run of a few steps: every figure is one that can be counted again."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
-from deepseek_jax.data import tokenizers
+from deepseek_jax.data import given, tokenizers
 from deepseek_jax.reinforcement import pair_stage, preference_stage
 from experiments import preferences, settings
 from tests.reinforcement import preference_stage_test as stage_test
@@ -37,6 +40,17 @@ def test_the_page_of_a_run(tmp_path, capsys):
     assert (run / "reliability.png").stat().st_size > 0
     assert content["verdict"] in (run / "preferences.md").read_text()
     assert content["verdict"].split(";")[0][:40] in capsys.readouterr().out
+
+
+@pytest.mark.deep
+def test_no_data_is_one_line_before_anything_is_made(tmp_path):
+    config = "--config=experiments/configs/preferences.py:laptop"
+    command = [sys.executable, "-m", "experiments.main", config, f"--workdir={tmp_path / 'run'}"]
+    environment = {key: os.environ[key] for key in os.environ if key != given.FOLDER_VARIABLE}
+    refused = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert refused.returncode == 2 and not (tmp_path / "run").exists()
+    assert refused.stderr.startswith("error: files.pairs=None: DEEPSEEK_JAX_DATA is not set")
+    assert refused.stderr.count("\n") == 1
 
 
 def test_another_kind_of_run_is_refused(tmp_path):
