@@ -5,13 +5,14 @@ A line is {"chosen": dialogue, "rejected": dialogue}, as Anthropic's HH-RLHF has
 one is the reply that was compared. People compared replies at several turns of one conversation,
 and several conversations begin alike, so that pairs of a file are not independent: what is split,
 and what an interval draws, is the *opening*, all in front of the first reply. Pairs whose openings
-are equal, up to case and blanks, are one group and fall on one side.
+have the same words are one group and fall on one side.
 """
 
 import gzip
 import hashlib
 import json
 import pathlib
+import re
 import zlib
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
@@ -23,6 +24,7 @@ from deepseek_jax.data import given, jsonl
 
 REPLY = "\n\nAssistant:"
 HH_RLHF = "hh_rlhf/harmless-base-test.jsonl.gz"
+_WORD = re.compile(r"\w+")
 _FIELDS = ("chosen", "rejected")
 _GZIP_FAULTS = (gzip.BadGzipFile, EOFError, zlib.error)
 
@@ -122,11 +124,11 @@ def read(path: pathlib.Path, *, blank: Care, equal: Care) -> Found:
 
 
 def opening(text: str) -> str:
-    """What stands in front of a dialogue's first reply, in lower case, blanks as one space.
+    """The words in front of a dialogue's first reply, in lower case, without punctuation.
 
     Of a dialogue that begins with a reply that is "": all such dialogues are one group.
     """
-    return " ".join(text.partition(REPLY)[0].casefold().split())
+    return " ".join(_WORD.findall(text.partition(REPLY)[0].casefold()))
 
 
 def groups(pairs: Sequence[Preference]) -> Int64[np.ndarray, " N"]:
