@@ -3,11 +3,13 @@
 Run: python -m experiments.preferences --workdir=runs/preferences
 
 Prints held-out pair accuracy with its interval; writes `preferences.md`, `preferences.json` and
-`reliability.png` into the run's directory. It needs the run alone, not the file of pairs.
+`reliability.png` into the run's directory. It needs no file of pairs; the model before training is
+measured too if the run that it came from is still there.
 """
 
 import json
 import pathlib
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,9 +21,10 @@ from deepseek_jax.core.preference_spec import PreferenceRunSpec
 from deepseek_jax.data import preferences
 from deepseek_jax.data.tokenizers import Tokenizer
 from deepseek_jax.evaluation import page, policy_plots, preference_report
+from deepseek_jax.nn.model import Decoder
 from deepseek_jax.nn.scalar import ScalarDecoder
 from deepseek_jax.parallel import layout
-from deepseek_jax.reinforcement import pair_stage, reward_model
+from deepseek_jax.reinforcement import pair_stage, replies, reward_model
 from deepseek_jax.reinforcement.pairs import Pairs
 from deepseek_jax.training import stage_inputs
 from experiments import settings
@@ -54,13 +57,7 @@ def measure(
       FileNotFoundError: nothing saved yet.
     """
     scorer = ScalarDecoder(spec.model)
-    opened = stage_inputs.open_model(
-        str(workdir),
-        scorer,
-        sequence_length=spec.pairs.sequence_length,
-        layout=layout.make(mesh_spec.ONE_DEVICE, jax.devices()),
-        step=step,
-    )
+    opened = _open(str(workdir), scorer, spec, step=step)
     table = pair_stage.read(workdir)
     if table is None:
         raise FileNotFoundError(f"{workdir / pair_stage.PAIRS_FILE}: no such file")
@@ -82,12 +79,42 @@ def measure(
         texts.append([text for side in listed for text in side])
     record = json.loads((workdir / "record.json").read_text(encoding="utf-8"))
     return preference_report.measure(
-        *compared,
+        compared[0],
+        compared[1],
+        _base_gaps(spec, table.heldout, record["inputs"]["start_from"]),
         name=workdir.name,
         step=opened.model.step,
         pairs=record["inputs"]["pairs"],
         on_both_sides=preferences.leaks(*texts)._asdict(),
     )
+
+
+def _open(
+    directory: str, module: Any, spec: PreferenceRunSpec, *, step: int | None
+) -> stage_inputs.Opened:
+    """A run's model on one device."""
+    return stage_inputs.open_model(
+        directory,
+        module,
+        sequence_length=spec.pairs.sequence_length,
+        layout=layout.make(mesh_spec.ONE_DEVICE, jax.devices()),
+        step=step,
+    )
+
+
+def _base_gaps(
+    spec: PreferenceRunSpec, listed: Pairs, fingerprint: dict[str, Any]
+) -> np.ndarray | None:
+    """What the model before training prefers; None if the run it came from is not there."""
+    decoder, directory = Decoder(spec.model), spec.files.start_from
+    try:
+        base = _open(directory, decoder, spec, step=fingerprint["step"])
+    except FileNotFoundError:
+        return None
+    if base.fingerprint != fingerprint:
+        return None
+    variables = {"params": base.model.params, "balance": base.model.balance}
+    return replies.gaps(decoder, variables, listed, batch_size=2 * spec.pairs.batch_size)
 
 
 def texts_of(part: Pairs, tokenizer: Tokenizer) -> tuple[list[str], ...]:

@@ -18,6 +18,7 @@ from deepseek_jax.evaluation.calibration import Bin
 NUM_BINS = 10
 CHANCE = 0.5
 RELIABILITY = "reliability.png"
+_BASE = "the model before training, by mean log-probability"
 _SEED = 0
 
 
@@ -51,7 +52,7 @@ class Compared(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rule:
-    """A way to choose that has learned nothing.
+    """A way to choose that has learned nothing of the pairs.
 
     Attributes:
       name: what it chooses.
@@ -80,6 +81,8 @@ class Findings:
       num_ties: held-out pairs with equal scores.
       train_accuracy: on the pairs that it was trained on.
       rules: of length.
+      base: the model before training, which chooses the reply that it finds likelier, by the mean
+        log-probability of a token; None if it was not there any more.
       prefers_longer: share of held-out pairs in which the model prefers the side with more
         characters; of people, that is the accuracy of the rule.
       calibration_error: of the held-out pairs, turned round by a coin.
@@ -97,6 +100,7 @@ class Findings:
     num_ties: int
     train_accuracy: Estimate
     rules: tuple[Rule, ...]
+    base: Rule | None
     prefers_longer: Estimate
     calibration_error: float
     bins: tuple[Bin, ...]
@@ -106,6 +110,7 @@ class Findings:
 def measure(
     train: Compared,
     heldout: Compared,
+    base_gaps: Float[np.ndarray, " N"] | None,
     *,
     name: str,
     step: int,
@@ -117,27 +122,29 @@ def measure(
     Args:
       train: pairs that it was trained on.
       heldout: the others.
+      base_gaps: by how much the model before training prefers the chosen sides of the latter.
       name: of the run.
       step: of its checkpoint.
       pairs: `inputs.pairs` of its record.
       on_both_sides: openings and dialogues of both.
     """
     ours = heldout.chosen.logits > heldout.rejected.logits
+
+    def rule(rule_name: str, gaps: np.ndarray) -> Rule:
+        return Rule(
+            name=rule_name,
+            accuracy=share(gaps > 0, heldout.group_ids),
+            num_ties=int((gaps == 0).sum()),
+            lead=_lead(ours, gaps > 0, heldout.group_ids),
+        )
+
     rules = []
     for what in ("characters", "tokens"):
         gaps = getattr(heldout.chosen, what) - getattr(heldout.rejected, what)
-        for rule, is_right in (
-            (f"the longer wins ({what})", gaps > 0),
-            (f"the shorter wins ({what})", gaps < 0),
-        ):
-            rules.append(
-                Rule(
-                    name=rule,
-                    accuracy=share(is_right, heldout.group_ids),
-                    num_ties=int((gaps == 0).sum()),
-                    lead=_lead(ours, is_right, heldout.group_ids),
-                )
-            )
+        rules += [
+            rule(f"the longer wins ({what})", gaps),
+            rule(f"the shorter wins ({what})", -gaps),
+        ]
     longer = heldout.chosen.characters > heldout.rejected.characters
     shorter = heldout.chosen.characters < heldout.rejected.characters
     theirs = heldout.chosen.logits < heldout.rejected.logits
@@ -155,6 +162,7 @@ def measure(
         num_ties=int((~ours & ~theirs).sum()),
         train_accuracy=share(train.chosen.logits > train.rejected.logits, train.group_ids),
         rules=tuple(rules),
+        base=None if base_gaps is None else rule(_BASE, base_gaps),
         prefers_longer=share((ours & longer) | (theirs & shorter), heldout.group_ids),
         calibration_error=calibration.expected_calibration_error(
             probs, outcomes, num_bins=NUM_BINS
@@ -198,8 +206,9 @@ def to_markdown(findings: Findings) -> str:
         ["the reward model", percent(findings.accuracy), f"{findings.num_ties:,}", ""],
         *(
             [rule.name, percent(rule.accuracy), f"{rule.num_ties:,}", points(rule.lead)]
-            for rule in findings.rules
+            for rule in (*findings.rules, *([findings.base] if findings.base else []))
         ),
+        *([] if findings.base else [[_BASE, "not measured: its run is not there", "", ""]]),
         ["the reward model, training pairs", percent(findings.train_accuracy), "", ""],
     ]
     columns = ["who chooses", "held-out pairs ranked rightly", "ties", "lead of the model"]

@@ -86,12 +86,27 @@ def all_logits(
     batch_size: int,
 ) -> Float[np.ndarray, " N"]:
     """The logits of many rows, a batch at a time; the last batch is filled up with row 0."""
+    return in_batches(scores, variables, tokens, lengths, batch_size=batch_size)
+
+
+def in_batches(
+    judge: Callable[..., Float[Array, " B"]], variables: Any, *arrays: np.ndarray, batch_size: int
+) -> Float[np.ndarray, " N"]:
+    """What a function makes of many rows, a batch at a time; row 0 fills up the last batch.
+
+    Args:
+      judge: (variables, batches of the arrays) -> [B].
+      variables: of a model.
+      arrays: [N, ...] each.
+      batch_size: B.
+    """
     parts = []
-    for start in range(0, len(tokens), batch_size):
+    num_rows = len(arrays[0])
+    for start in range(0, num_rows, batch_size):
         ids = np.arange(start, start + batch_size)
-        ids = np.where(ids < len(tokens), ids, 0)
-        parts.append(jax.device_get(scores(variables, tokens[ids], lengths[ids])))
-    return np.concatenate(parts)[: len(tokens)]
+        ids = np.where(ids < num_rows, ids, 0)
+        parts.append(jax.device_get(judge(variables, *(array[ids] for array in arrays))))
+    return np.concatenate(parts)[:num_rows]
 
 
 def pair_logits(

@@ -28,10 +28,10 @@ def compared(gaps, chosen_sizes, rejected_sizes, groups):
     )
 
 
-def measured(heldout, train=None):
+def measured(heldout, train=None, base_gaps=None):
     train = heldout if train is None else train
     return preference_report.measure(
-        train, heldout, name="run", step=7, pairs=PAIRS, on_both_sides=BOTH
+        train, heldout, base_gaps, name="run", step=7, pairs=PAIRS, on_both_sides=BOTH
     )
 
 
@@ -53,6 +53,14 @@ def test_every_figure_by_hand():
     assert rules["the shorter wins (characters)"].lead.value == 0.25
     assert found.prefers_longer.value == 0.25  # the first pair alone
     assert found.pairs["left_out"] == {"equal": 1}
+
+
+def test_the_model_before_training_is_a_row_or_said_to_be_missing():
+    heldout = compared([1.0, 2.0, 0.0, -1.0], [9, 4, 7, 6], [4, 9, 6, 6], [5, 5, 8, 9])
+    base = measured(heldout, base_gaps=np.array([0.5, -0.5, 0.5, 0.5])).base
+    assert (base.accuracy.value, base.num_ties, base.lead.value) == (0.75, 0, -0.25)
+    page = preference_report.to_markdown(measured(heldout))
+    assert "by mean log-probability | not measured: its run is not there" in page
 
 
 def test_pairs_weigh_alike_and_intervals_draw_groups():

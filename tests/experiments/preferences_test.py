@@ -37,6 +37,7 @@ def test_the_page_of_a_run(tmp_path, capsys):
     assert set(zip(*texts, strict=True)) <= listed
     longer = np.mean([len(first) > len(second) for first, second in zip(*texts, strict=True)])
     assert content["rules"][0]["accuracy"]["value"] == pytest.approx(longer)
+    assert content["base"]["num_ties"] < 30
     assert (run / "reliability.png").stat().st_size > 0
     assert content["verdict"] in (run / "preferences.md").read_text()
     assert content["verdict"].split(";")[0][:40] in capsys.readouterr().out
