@@ -9,7 +9,8 @@ Own file: --config.files.pairs=my/pairs.jsonl, a line of which is
           {"chosen": dialogue, "rejected": dialogue}
 
 FOLDER has hh_rlhf/harmless-base-test.jsonl.gz in it. The model is that of the run it starts from,
-but dropless: a dialogue's score must not depend on the others of its batch.
+but dropless: a dialogue's score must not depend on the others of its batch, where the preferred
+sides stand first and would have the first claim to an expert's rows.
 """
 
 from ml_collections import config_dict
