@@ -19,9 +19,16 @@ from rich import console as rich_console
 from deepseek_jax.contrastive import stage as contrastive_stage
 from deepseek_jax.core import accounting
 from deepseek_jax.core.contrastive_spec import ContrastiveRunSpec
+from deepseek_jax.core.preference_spec import PreferenceRunSpec
 from deepseek_jax.core.run_spec import RunSpec
 from deepseek_jax.core.stage_spec import ProblemsRunSpec, RewardRunSpec
-from deepseek_jax.reinforcement import policy_stage, problem_files, reward_stage
+from deepseek_jax.data import preferences
+from deepseek_jax.reinforcement import (
+    policy_stage,
+    preference_stage,
+    problem_files,
+    reward_stage,
+)
 from deepseek_jax.training import hosts, interrupt, loop
 from experiments import processes, settings
 
@@ -53,6 +60,8 @@ def _run(
             return None
         case RewardRunSpec():
             return reward_stage.train(run_spec, workdir, console=console)
+        case PreferenceRunSpec():
+            return preference_stage.train(run_spec, workdir, console=console)
         case _:
             return policy_stage.train(run_spec, workdir, console=console)
 
@@ -83,6 +92,8 @@ def run_spec_flags() -> Callable[[], settings.StageSpec]:
                 processes.refuse_all(
                     ValueError(f"stage={run_spec.stage!r} runs in one process, on all its devices")
                 )
+            if isinstance(run_spec, PreferenceRunSpec):
+                preferences.locate(run_spec.files.pairs)
             return run_spec
         try:
             hosts.layout_for(run_spec)

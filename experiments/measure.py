@@ -21,11 +21,11 @@ from deepseek_jax.nn.scalar import ScalarDecoder
 from deepseek_jax.parallel import layout
 from deepseek_jax.reinforcement import (
     drawing,
+    pair_stage,
     pairs,
     policy_stage,
     problem_files,
     reward_model,
-    reward_stage,
 )
 from deepseek_jax.training import stage_inputs
 from experiments import settings
@@ -193,17 +193,17 @@ def measure_reward_model(directory: pathlib.Path) -> recipe_findings.RewardModel
     )
     variables = {"params": opened.model.params, "balance": opened.model.balance}
     scores = reward_model.make_scores(scorer)
-    table = reward_stage.read_pairs(directory)
+    table = pair_stage.read(directory)
     assert table is not None
     size = 2 * spec.pairs.batch_size
-    chosen, rejected = reward_stage.pair_logits(scores, variables, table.heldout, batch_size=size)
+    chosen, rejected = reward_model.pair_logits(scores, variables, table.heldout, batch_size=size)
     probs, outcomes = calibration.oriented(chosen, rejected, seed=_SEED)
     listed = problem_files.read(spec.files.problems, "validation")
     generator = np.random.default_rng(_SEED)
     kinds = []
     by_kind = pairs.by_kind(listed, opened.tokenizer, generator, length=length)
     for (right, wrong), built in by_kind.items():
-        first, second = reward_stage.pair_logits(scores, variables, built, batch_size=size)
+        first, second = reward_model.pair_logits(scores, variables, built, batch_size=size)
         kinds.append(
             recipe_findings.PairKind(
                 f"{right} against {wrong}",

@@ -25,7 +25,7 @@ from deepseek_jax.core import mesh_spec
 from deepseek_jax.core.contrastive_spec import ContrastiveRunSpec
 from deepseek_jax.data.spans import SpanData, SpanPairs
 from deepseek_jax.evaluation import page, retrieval, semantic_plots, word_triples
-from deepseek_jax.evaluation.bits import Estimate
+from deepseek_jax.evaluation.bootstrap import Estimate
 from deepseek_jax.nn.span import SpanDecoder
 from deepseek_jax.objectives import contrastive
 from deepseek_jax.parallel import layout as layout_lib

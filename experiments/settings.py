@@ -17,13 +17,20 @@ from ml_collections import config_dict, config_flags
 from deepseek_jax.core import config as core_config
 from deepseek_jax.core.contrastive_spec import ContrastiveRunSpec
 from deepseek_jax.core.policy_spec import GrpoRunSpec, PpoRunSpec
+from deepseek_jax.core.preference_spec import PreferenceRunSpec
 from deepseek_jax.core.run_spec import RunSpec
 from deepseek_jax.core.stage_spec import ProblemsRunSpec, RewardRunSpec, TaskEvalSpec
 from experiments import presets
 
 FILE_NAME = "config.json"
 StageSpec = (
-    RunSpec | ContrastiveRunSpec | ProblemsRunSpec | RewardRunSpec | PpoRunSpec | GrpoRunSpec
+    RunSpec
+    | ContrastiveRunSpec
+    | ProblemsRunSpec
+    | RewardRunSpec
+    | PreferenceRunSpec
+    | PpoRunSpec
+    | GrpoRunSpec
 )
 
 flags.disclaim_key_flags()  # `--help` shows the flags with the program, not with this file.
@@ -59,14 +66,16 @@ def _spec_class(values: Mapping[str, Any]) -> type:
             return ProblemsRunSpec
         case "reward":
             return RewardRunSpec
+        case "preferences":
+            return PreferenceRunSpec
         case "ppo":
             return PpoRunSpec
         case "grpo":
             return GrpoRunSpec
         case other:
             raise ValueError(
-                f"stage={other!r} is not one of ['contrastive', 'problems', 'reward', 'ppo', "
-                "'grpo']; a run on text has none"
+                f"stage={other!r} is not one of ['contrastive', 'problems', 'reward', "
+                "'preferences', 'ppo', 'grpo']; a run on text has none"
             )
 
 

@@ -1,4 +1,4 @@
-"""One step on pairs of spans: the next token of every span, and which spans belong together."""
+"""One step on pairs of spans: the next token, and which spans belong together. Floor 6."""
 
 from collections.abc import Callable
 from typing import Any

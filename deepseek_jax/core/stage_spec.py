@@ -262,13 +262,7 @@ def check_common(
     Raises:
       ValueError: names the setting.
     """
-    require(seed >= 0, "seed", seed, "at least 0")
-    require(
-        model.dispatch == "dropless",
-        "model.dispatch",
-        model.dispatch,
-        '"dropless": an answer must not depend on the others',
-    )
+    check_rows(seed, model, optimizer, num_updates)
     block = model.block_size
     cached = -(-rollout.prompt_width // block) * block + rollout.max_new_tokens
     length = max(rollout.sequence_length(block), cached)
@@ -278,6 +272,21 @@ def check_common(
         rollout.max_new_tokens,
         f"such that a prompt in whole blocks and its answer, {length} tokens, fit "
         f"model.context_length={model.context_length}",
+    )
+
+
+def check_rows(seed: int, model: ModelSpec, optimizer: OptimizerSpec, num_updates: int) -> None:
+    """Checks what every stage whose rows are judged one by one must hold.
+
+    Raises:
+      ValueError: names the setting.
+    """
+    require(seed >= 0, "seed", seed, "at least 0")
+    require(
+        model.dispatch == "dropless",
+        "model.dispatch",
+        model.dispatch,
+        '"dropless": an answer must not depend on the others',
     )
     require(
         optimizer.warmup_steps < num_updates,

@@ -5,14 +5,13 @@ out silently: what is found and not taken becomes an `Exclusion`, or an error wh
 are the user's own.
 """
 
-import json
 import os
 import pathlib
 import sysconfig
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from deepseek_jax.data import python_source
+from deepseek_jax.data import jsonl, python_source
 from deepseek_jax.data.documents import Document, Exclusion
 
 _TEST_FOLDERS = frozenset({"test", "tests", "idle_test"})
@@ -139,7 +138,7 @@ def read_jsonl(path: str, *, field: str, prompt_field: str | None) -> Found:
     found = Found([], [])
     fields = (field,) if prompt_field is None else (prompt_field, field)
     for number, line in enumerate(lines, start=1):
-        *prompts, text = _json_fields(line, fields=fields, where=f"{path}:{number}")
+        *prompts, text = jsonl.fields_of(line, fields=fields, where=f"{path}:{number}")
         prompt = "".join(prompts)
         name = f"{file.name}:{number}"
         found.documents.append(Document(name, prompt or text, "text", text, prompt))
@@ -199,26 +198,3 @@ def _read_utf8(path: pathlib.Path) -> str:
             f"{path}: byte {error.start} (0x{data[error.start]:02x}) is not UTF-8 text; "
             "convert the file to UTF-8 or move it out of the way"
         ) from error
-
-
-def _json_fields(line: str, *, fields: tuple[str, ...], where: str) -> list[str]:
-    """The strings in some fields of a line of JSON."""
-    expected = " and ".join(f"a string in the field {field!r}" for field in fields)
-    expected = f"expected a JSON object with {expected}"
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where}: does not parse ({error}); {expected}") from error
-    if not isinstance(record, dict):
-        raise ValueError(f"{where}: holds {type(record).__name__}; {expected}")
-    for field in fields:
-        if field not in record:
-            raise ValueError(f"{where}: has only the fields {sorted(record)}; {expected}")
-        text = record[field]
-        if not isinstance(text, str):
-            raise ValueError(f"{where}: {field!r} holds {type(text).__name__}; {expected}")
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise ValueError(f"{where}: {field!r} holds a lone surrogate; {expected}") from error
-    return [record[field] for field in fields]

@@ -5,15 +5,13 @@ from drawing whole documents. Every method (a model, a bigram, a compressor) giv
 `DocumentBits` for the same documents, so that two methods are compared on the same draws.
 """
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-NUM_RESAMPLES = 2000
-LEVEL = 0.95
-_CHUNK_ENTRIES = 4_000_000
+from deepseek_jax.evaluation import bootstrap
+from deepseek_jax.evaluation.bootstrap import Estimate
 
 
 class DocumentBits(NamedTuple):
@@ -28,18 +26,6 @@ class DocumentBits(NamedTuple):
     num_bytes: Int64[np.ndarray, " documents"]
 
 
-class Estimate(NamedTuple):
-    """A value in bits per byte with its bootstrap interval.
-
-    `low` and `high` are the percentiles between which `LEVEL` of the resamples lie, and None
-    when there is one document only, which tells nothing of the spread.
-    """
-
-    value: float
-    low: float | None
-    high: float | None
-
-
 def bits_per_byte(measured: DocumentBits, *, seed: int) -> Estimate:
     """All bits over all bytes, with an interval over documents.
 
@@ -51,8 +37,7 @@ def bits_per_byte(measured: DocumentBits, *, seed: int) -> Estimate:
       ValueError: no text, an empty document, or a code length that is not finite.
     """
     _check(measured)
-    ratios = [_ratios(measured, draws) for draws in _draws(len(measured.bits), seed=seed)]
-    return _estimate(float(_ratios(measured, _once(measured))[0]), np.concatenate(ratios), measured)
+    return bootstrap.ratio(measured.bits, measured.num_bytes, seed=seed)
 
 
 def difference(ours: DocumentBits, theirs: DocumentBits, *, seed: int) -> Estimate:
@@ -77,11 +62,7 @@ def difference(ours: DocumentBits, theirs: DocumentBits, *, seed: int) -> Estima
             f"two methods measured different text: {len(ours.num_bytes)} documents of "
             f"{ours.num_bytes.sum()} bytes and {len(theirs.num_bytes)} of {theirs.num_bytes.sum()}"
         )
-    gaps = [
-        _ratios(theirs, draws) - _ratios(ours, draws)
-        for draws in (_once(ours), *_draws(len(ours.bits), seed=seed))
-    ]
-    return _estimate(float(gaps[0][0]), np.concatenate(gaps[1:]), ours)
+    return bootstrap.difference(theirs.bits, ours.bits, ours.num_bytes, seed=seed)
 
 
 def select(measured: DocumentBits, mask: Bool[np.ndarray, " documents"]) -> DocumentBits:
@@ -103,35 +84,3 @@ def _check(measured: DocumentBits) -> None:
             f"the code length of held-out document {bad[0]} is {measured.bits[bad[0]]} bits "
             f"({len(bad)} of {num_documents} are not finite)"
         )
-
-
-def _once(measured: DocumentBits) -> Int64[np.ndarray, "1 documents"]:
-    """The draw that has every document once: the sample itself."""
-    return np.ones((1, len(measured.bits)), np.int64)
-
-
-def _ratios(
-    measured: DocumentBits, draws: Int64[np.ndarray, "resamples documents"]
-) -> Float64[np.ndarray, " resamples"]:
-    """Bits per byte of each resample."""
-    return (draws @ measured.bits) / (draws @ measured.num_bytes)
-
-
-def _draws(num_documents: int, *, seed: int) -> Iterator[Int64[np.ndarray, "resamples documents"]]:
-    """How often each document is drawn in each resample, a part of the resamples at a time."""
-    generator = np.random.default_rng(seed)
-    shares = np.full(num_documents, 1.0 / num_documents)
-    at_once = max(1, _CHUNK_ENTRIES // num_documents)
-    for start in range(0, NUM_RESAMPLES, at_once):
-        size = min(at_once, NUM_RESAMPLES - start)
-        yield generator.multinomial(num_documents, shares, size=size)
-
-
-def _estimate(
-    value: float, resampled: Float64[np.ndarray, " resamples"], measured: DocumentBits
-) -> Estimate:
-    """The value with the percentiles of its resamples."""
-    if len(measured.bits) == 1:
-        return Estimate(value, None, None)
-    low, high = np.quantile(resampled, [(1.0 - LEVEL) / 2.0, (1.0 + LEVEL) / 2.0])
-    return Estimate(value, float(low), float(high))

@@ -8,7 +8,8 @@ from jaxtyping import Int64
 
 from deepseek_jax.evaluation import bits as bits_lib
 from deepseek_jax.evaluation.baselines import Baselines
-from deepseek_jax.evaluation.bits import DocumentBits, Estimate
+from deepseek_jax.evaluation.bits import DocumentBits
+from deepseek_jax.evaluation.bootstrap import Estimate
 from deepseek_jax.evaluation.expert_usage import KindInformation
 from deepseek_jax.evaluation.heldout import HeldoutLoss
 from deepseek_jax.ops import balance

@@ -16,7 +16,8 @@ from deepseek_jax.data import batches
 from deepseek_jax.data.documents import KINDS
 from deepseek_jax.data.rows import Rows
 from deepseek_jax.evaluation import bits as bits_lib
-from deepseek_jax.evaluation.bits import DocumentBits, Estimate
+from deepseek_jax.evaluation.bits import DocumentBits
+from deepseek_jax.evaluation.bootstrap import Estimate
 from deepseek_jax.objectives import next_token
 
 Batch = Mapping[str, Array]

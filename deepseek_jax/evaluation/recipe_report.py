@@ -34,7 +34,7 @@ def write(findings: RecipeFindings, workdir: str | os.PathLike[str]) -> None:
     Raises:
       ValueError: a number that is not finite.
     """
-    page.write(workdir, markdown=to_markdown(findings), content=to_json(findings))
+    page.write(workdir, name="report", markdown=to_markdown(findings), content=to_json(findings))
     recipe_pictures.draw(findings, pathlib.Path(workdir))
 
 

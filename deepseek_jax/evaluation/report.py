@@ -7,8 +7,7 @@ import math
 import os
 from typing import Any
 
-from deepseek_jax.evaluation import bits as bits_lib
-from deepseek_jax.evaluation import expert_usage, page
+from deepseek_jax.evaluation import bootstrap, expert_usage, page
 from deepseek_jax.evaluation import report_words as words
 from deepseek_jax.evaluation.findings import Experts, Findings, Sample
 
@@ -19,7 +18,7 @@ def write(findings: Findings, workdir: str | os.PathLike[str]) -> None:
     Raises:
       ValueError: a number that is not finite.
     """
-    page.write(workdir, markdown=to_markdown(findings), content=to_json(findings))
+    page.write(workdir, name="report", markdown=to_markdown(findings), content=to_json(findings))
 
 
 def to_json(findings: Findings) -> dict[str, Any]:
@@ -66,7 +65,7 @@ def _heldout(findings: Findings) -> str:
         f"{findings.corpus.num_heldout_documents:,} documents that training never saw, "
         f"{heldout.num_bytes:,} bytes in {heldout.num_targets:,} tokens. Fewer bits are better.\n\n"
         f"{table}\n\n"
-        f"In brackets: {bits_lib.LEVEL:.0%} intervals, from {bits_lib.NUM_RESAMPLES:,} resamples "
+        f"In brackets: {bootstrap.LEVEL:.0%} intervals, from {bootstrap.NUM_RESAMPLES:,} resamples "
         "of the documents; that of the lead measures both methods on the same resamples. The "
         "bigrams (interpolated Kneser-Ney) learned from the same training text as the model; "
         "gzip and xz start each document knowing nothing. The model's loss is "

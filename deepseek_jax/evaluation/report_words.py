@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from deepseek_jax.evaluation import expert_usage, page
-from deepseek_jax.evaluation.bits import Estimate
+from deepseek_jax.evaluation.bootstrap import Estimate
 from deepseek_jax.evaluation.findings import Experts, Score
 
 # A p-value at or below this is called more than chance.

@@ -11,8 +11,8 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from deepseek_jax.evaluation import bits
-from deepseek_jax.evaluation.bits import Estimate
+from deepseek_jax.evaluation import bootstrap
+from deepseek_jax.evaluation.bootstrap import Estimate
 
 # Robertson and Zaragoza, 2009: the usual values.
 _K1 = 1.2
@@ -62,17 +62,8 @@ def recall(ranks: Int[np.ndarray, "N 2"], *, at: int, seed: int) -> Estimate:
 
 
 def mean_over_documents(values: Float[np.ndarray, " N"], *, seed: int) -> Estimate:
-    """The mean with its bootstrap interval (`bits.LEVEL`, `bits.NUM_RESAMPLES`)."""
-    num = len(values)
-    value = float(np.mean(values))
-    if num == 1:
-        return Estimate(value, None, None)
-    generator = np.random.default_rng(seed)
-    means = [
-        np.mean(values[generator.integers(0, num, size=num)]) for _ in range(bits.NUM_RESAMPLES)
-    ]
-    low, high = np.quantile(means, [(1.0 - bits.LEVEL) / 2.0, (1.0 + bits.LEVEL) / 2.0])
-    return Estimate(value, float(low), float(high))
+    """The mean with its bootstrap interval."""
+    return bootstrap.ratio(values, np.ones(len(values), np.int64), seed=seed)
 
 
 def bm25(spans: Sequence[Sequence[Hashable]]) -> Float[np.ndarray, "S S"]:

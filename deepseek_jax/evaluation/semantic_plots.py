@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from deepseek_jax.evaluation import drawing
-from deepseek_jax.evaluation.bits import Estimate
+from deepseek_jax.evaluation.bootstrap import Estimate
 
 _COLOURS = (
     drawing.BLUE,

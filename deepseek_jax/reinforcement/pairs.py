@@ -1,4 +1,4 @@
-"""Preference pairs: a right answer against a wrong one to the same problem. Floor 6.
+"""Preference pairs as rows of tokens: a right answer to a problem against a wrong one. Floor 6.
 
 Sampled pairs are what the starting model drew, judged by the verifier; built pairs are written
 in every style that a right and a wrong answer can have, so that what a reward model sees, and
@@ -25,7 +25,7 @@ class Pairs(NamedTuple):
       chosen_lengths: their tokens.
       rejected: rows of the wrong answers.
       rejected_lengths: their tokens.
-      problem_ids: which problem each pair is of.
+      problem_ids: which problem each pair is of; of people's preferences, which dialogue.
     """
 
     chosen: Int[np.ndarray, "N L"]
@@ -176,18 +176,32 @@ def _endless(
             )
 
 
+def documents(texts: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
+    """Whole texts as tokens: begin token, text, end token."""
+    return [
+        [tokenizer.bos_id, *ids.tolist(), tokenizer.eos_id] for ids in tokenizer.encode_batch(texts)
+    ]
+
+
+def rows(
+    listed: Sequence[list[int]], *, length: int
+) -> tuple[Int[np.ndarray, "N L"], Int[np.ndarray, " N"]]:
+    """Documents as rows that padding fills up, and how many tokens each has; at most `length`."""
+    filled = np.zeros((len(listed), length), np.int32)
+    lengths = np.array([len(document) for document in listed], np.int32)
+    for row, document in zip(filled, listed, strict=True):
+        row[: len(document)] = document
+    return filled, lengths
+
+
 def _rows(
     texts: Sequence[str], tokenizer: Tokenizer, length: int
 ) -> tuple[Int[np.ndarray, "N L"], Int[np.ndarray, " N"]]:
     """Rows of whole documents and their lengths."""
-    rows = np.zeros((len(texts), length), np.int32)
-    lengths = np.zeros(len(texts), np.int32)
-    for i, ids in enumerate(tokenizer.encode_batch(texts)):
-        document = [tokenizer.bos_id, *ids.tolist(), tokenizer.eos_id]
+    made = documents(texts, tokenizer)
+    for text, document in zip(texts, made, strict=True):
         if len(document) > length:
             raise ValueError(
-                f"rollout.max_new_tokens: {texts[i]!r} needs {len(document)} tokens of {length}"
+                f"rollout.max_new_tokens: {text!r} needs {len(document)} tokens of {length}"
             )
-        rows[i, : len(document)] = document
-        lengths[i] = len(document)
-    return rows, lengths
+    return rows(made, length=length)

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
+from deepseek_jax.core.preference_spec import PreferenceRunSpec
 from deepseek_jax.core.stage_spec import RewardRunSpec
 from deepseek_jax.nn.scalar import ScalarDecoder
 from deepseek_jax.objectives import preference
@@ -22,7 +23,9 @@ Scores = Callable[[Any, Any, Any], Float[Array, " B"]]
 
 
 def make_step(
-    spec: RewardRunSpec, optimizer: optax.GradientTransformation, layout: Layout | None
+    spec: RewardRunSpec | PreferenceRunSpec,
+    optimizer: optax.GradientTransformation,
+    layout: Layout | None,
 ) -> Callable[[TrainState, Pairs], tuple[TrainState, Metrics]]:
     """A jitted step on a batch of pairs; it consumes its state.
 
@@ -83,12 +86,46 @@ def all_logits(
     batch_size: int,
 ) -> Float[np.ndarray, " N"]:
     """The logits of many rows, a batch at a time; the last batch is filled up with row 0."""
+    return in_batches(scores, variables, tokens, lengths, batch_size=batch_size)
+
+
+def in_batches(
+    judge: Callable[..., Float[Array, " B"]], variables: Any, *arrays: np.ndarray, batch_size: int
+) -> Float[np.ndarray, " N"]:
+    """What a function makes of many rows, a batch at a time; row 0 fills up the last batch.
+
+    Args:
+      judge: (variables, batches of the arrays) -> [B].
+      variables: of a model.
+      arrays: [N, ...] each.
+      batch_size: B.
+    """
     parts = []
-    for start in range(0, len(tokens), batch_size):
+    num_rows = len(arrays[0])
+    for start in range(0, num_rows, batch_size):
         ids = np.arange(start, start + batch_size)
-        ids = np.where(ids < len(tokens), ids, 0)
-        parts.append(jax.device_get(scores(variables, tokens[ids], lengths[ids])))
-    return np.concatenate(parts)[: len(tokens)]
+        ids = np.where(ids < num_rows, ids, 0)
+        parts.append(jax.device_get(judge(variables, *(array[ids] for array in arrays))))
+    return np.concatenate(parts)[:num_rows]
+
+
+def pair_logits(
+    scores: Scores, variables: Any, listed: Pairs, *, batch_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Logits of both sides of pairs.
+
+    Args:
+      scores: of `make_scores`.
+      variables: of the reward model.
+      listed: N pairs.
+      batch_size: rows of one forward pass.
+    """
+    return (
+        all_logits(scores, variables, listed.chosen, listed.chosen_lengths, batch_size=batch_size),
+        all_logits(
+            scores, variables, listed.rejected, listed.rejected_lengths, batch_size=batch_size
+        ),
+    )
 
 
 def _last_logits(

@@ -1,40 +1,25 @@
 """A whole run of the reward model, from settings to a finished directory. Floor 6."""
 
 import pathlib
-from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from rich import console as rich_console
 
 from deepseek_jax.core.stage_spec import RewardRunSpec
-from deepseek_jax.data import order
 from deepseek_jax.data.problems import encoded
 from deepseek_jax.data.problems.problem import Problem
 from deepseek_jax.nn.model import Decoder
-from deepseek_jax.nn.scalar import ScalarDecoder
 from deepseek_jax.parallel.layout import Layout
 from deepseek_jax.reinforcement import (
     drawing,
+    pair_stage,
     pairs,
     problem_files,
-    reward_model,
-    state,
 )
 from deepseek_jax.reinforcement.pairs import Pairs
-from deepseek_jax.training import optimizer as optimizer_lib
 from deepseek_jax.training import stage_inputs, stage_loop, workdir
-from deepseek_jax.training import state as train_state
 from deepseek_jax.training.loop import Outcome
-
-PAIRS_FILE = "pairs.npz"
-
-
-class PairTable(NamedTuple):
-    """Pairs to train on and pairs to measure, of different problems."""
-
-    train: Pairs
-    heldout: Pairs
 
 
 def train(
@@ -66,16 +51,12 @@ def train(
             "start_from": start.fingerprint,
         }
         # Pairs of a run that never began may be of other settings or of another start.
-        table = read_pairs(directory) if workdir.has_begun(directory) else None
+        table = pair_stage.read(directory) if workdir.has_begun(directory) else None
         if table is None:
             table = _make_pairs(spec, start, on_mesh, length)
-            _save_pairs(directory, table)
-        console.print(
-            f"{len(table.train.chosen):,} pairs to train on, {len(table.heldout.chosen):,} "
-            "held out",
-            soft_wrap=True,
-        )
-        stage = _build(spec, start, table, layout, on_mesh, length)
+            pair_stage.save(directory, table)
+        console.print(pair_stage.describe(table), soft_wrap=True)
+        stage = pair_stage.build(spec, start.model, table, layout, sequence_length=length)
 
         def begin(step: int) -> None:
             stage_inputs.begin(directory, spec, start.tokenizer, facts, step=step)
@@ -83,34 +64,9 @@ def train(
         return stage_loop.run(stage, spec.train, directory, begin=begin, console=console)
 
 
-def read_pairs(directory: pathlib.Path) -> PairTable | None:
-    """The pairs of a run; None if it has none yet."""
-    path = directory / PAIRS_FILE
-    if not path.exists():
-        return None
-    with np.load(path) as saved:
-        return PairTable(
-            *(Pairs(*(saved[f"{part}_{name}"] for name in Pairs._fields)) for part in _PARTS)
-        )
-
-
-_PARTS = PairTable._fields
-
-
-def _save_pairs(directory: pathlib.Path, table: PairTable) -> None:
-    arrays = {
-        f"{part}_{name}": array
-        for part, listed in table._asdict().items()
-        for name, array in listed._asdict().items()
-    }
-    unfinished = directory / f"unfinished_{PAIRS_FILE}"
-    np.savez_compressed(unfinished, **arrays)
-    unfinished.replace(directory / PAIRS_FILE)
-
-
 def _make_pairs(
     spec: RewardRunSpec, start: stage_inputs.Opened, on_mesh: Layout | None, length: int
-) -> PairTable:
+) -> pair_stage.PairTable:
     listed = problem_files.read(spec.files.problems, "reward")
     generator = np.random.default_rng(spec.seed)
     num_heldout = max(1, round(spec.pairs.heldout_fraction * len(listed)))
@@ -137,7 +93,7 @@ def _make_pairs(
             f"pairs.heldout_fraction={spec.pairs.heldout_fraction}: leaves {np.sum(~kept)} pairs "
             f"to train on and {np.sum(kept)} to measure; ask for more pairs, or another share"
         )
-    return PairTable(
+    return pair_stage.PairTable(
         pairs.take(made, np.flatnonzero(~kept)), pairs.take(made, np.flatnonzero(kept))
     )
 
@@ -176,72 +132,3 @@ def _sampled(
             f"'reward' gave only {len(made.chosen)}; ask for fewer, or for more problems"
         )
     return pairs.take(made, np.arange(spec.pairs.num_sampled))
-
-
-def _build(
-    spec: RewardRunSpec,
-    start: stage_inputs.Opened,
-    table: PairTable,
-    layout: Layout,
-    on_mesh: Layout | None,
-    length: int,
-) -> stage_loop.Stage:
-    scorer = ScalarDecoder(spec.model)
-    placement = train_state.parameter_placement(scorer, sequence_length=length, mesh=layout.mesh)
-    optimizer = optimizer_lib.make_optimizer(
-        spec.optimizer, num_steps=spec.train.num_steps, placement=placement
-    )
-    abstract = train_state.abstract(scorer, optimizer, sequence_length=length, mesh=layout.mesh)
-
-    def initial() -> train_state.TrainState:
-        key = jax.random.key(spec.seed)
-        return state.scalar_state(
-            spec.model, optimizer, start.model, key, sequence_length=length, bias=0.0
-        )
-
-    step_on_pairs = reward_model.make_step(spec, optimizer, on_mesh)
-    scores = reward_model.make_scores(ScalarDecoder(spec.model, on_mesh))
-
-    def advance(now: Any, step: int) -> Any:
-        ids = order.batch_ids(
-            step=step,
-            batch_size=spec.pairs.batch_size,
-            num_rows=len(table.train.chosen),
-            seed=spec.seed,
-        )
-        return step_on_pairs(now, pairs.take(table.train, ids))
-
-    def measure(now: train_state.TrainState) -> dict[str, float]:
-        variables = {"params": now.params, "balance": now.balance}
-        chosen, rejected = pair_logits(
-            scores, variables, table.heldout, batch_size=2 * spec.pairs.batch_size
-        )
-        return {"heldout_pair_accuracy": float(np.mean(chosen > rejected))}
-
-    return stage_loop.Stage(
-        abstract,
-        jax.jit(initial, out_shardings=train_state.shardings(abstract)),
-        advance,
-        measure,
-    )
-
-
-def pair_logits(
-    scores: reward_model.Scores, variables: Any, listed: Pairs, *, batch_size: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Logits of both sides of pairs.
-
-    Args:
-      scores: of `reward_model.make_scores`.
-      variables: of the reward model.
-      listed: N pairs.
-      batch_size: rows of one forward pass.
-    """
-    return (
-        reward_model.all_logits(
-            scores, variables, listed.chosen, listed.chosen_lengths, batch_size=batch_size
-        ),
-        reward_model.all_logits(
-            scores, variables, listed.rejected, listed.rejected_lengths, batch_size=batch_size
-        ),
-    )

@@ -54,7 +54,7 @@ _GPU_SMALL = {
     "train.eval_every": 200,
     "train.checkpoint_every": 400,
 }
-_VARIANTS: dict[str, dict[str, Any]] = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "without": _WITHOUT,
     "gpu": _GPU,
     "gpu_without": {**_GPU, **_WITHOUT},
@@ -64,7 +64,7 @@ _VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def get_config(variant: str = "") -> config_dict.ConfigDict:
-    """Returns the settings; variants: `_VARIANTS`, dense_active, dense_total."""
+    """Returns the settings; variants: `VARIANTS`, dense_active, dense_total."""
     config = config_dict.ConfigDict()
     config.stage = "contrastive"
     config.seed = 0
@@ -152,4 +152,4 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
             restore_step=presets.optional(),
         )
     )
-    return presets.with_variant(config, variant, _VARIANTS)
+    return presets.with_variant(config, variant, VARIANTS)

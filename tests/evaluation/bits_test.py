@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from deepseek_jax.evaluation import bits
+from deepseek_jax.evaluation import bits, bootstrap
 from deepseek_jax.evaluation.bits import DocumentBits
 from tests import tolerances
 
@@ -32,7 +32,7 @@ def test_one_document_has_no_interval():
 
 
 def test_intervals_cover_the_truth_about_as_often_as_they_say(monkeypatch):
-    monkeypatch.setattr(bits, "NUM_RESAMPLES", 400)
+    monkeypatch.setattr(bootstrap, "NUM_RESAMPLES", 400)
     generator = np.random.default_rng(0)
     covered = 0
     for seed in range(200):
@@ -69,10 +69,10 @@ def test_the_seed_decides():
 
 
 def test_chunks_of_resamples_make_them_all(monkeypatch):
-    monkeypatch.setattr(bits, "_CHUNK_ENTRIES", 7 * 300)
-    sizes = [draws.shape[0] for draws in bits._draws(7, seed=0)]
-    assert sum(sizes) == bits.NUM_RESAMPLES and max(sizes) == 300
-    assert all((draws.sum(axis=1) == 7).all() for draws in bits._draws(7, seed=0))
+    monkeypatch.setattr(bootstrap, "_CHUNK_ENTRIES", 7 * 300)
+    sizes = [draws.shape[0] for draws in bootstrap._draws(7, seed=0)]
+    assert sum(sizes) == bootstrap.NUM_RESAMPLES and max(sizes) == 300
+    assert all((draws.sum(axis=1) == 7).all() for draws in bootstrap._draws(7, seed=0))
 
 
 @pytest.mark.parametrize(

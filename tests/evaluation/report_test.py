@@ -9,7 +9,8 @@ import pytest
 
 from deepseek_jax.evaluation import findings, report, report_words
 from deepseek_jax.evaluation.baselines import Baselines
-from deepseek_jax.evaluation.bits import DocumentBits, Estimate
+from deepseek_jax.evaluation.bits import DocumentBits
+from deepseek_jax.evaluation.bootstrap import Estimate
 from deepseek_jax.evaluation.expert_usage import KindInformation
 from deepseek_jax.evaluation.findings import Experts, Findings, LayerHealth, Sample, Score
 from deepseek_jax.evaluation.heldout import HeldoutLoss

@@ -11,6 +11,7 @@ import pytest
 from deepseek_jax.core import accounting
 from deepseek_jax.nn import model as model_lib
 from experiments import presets, settings
+from experiments.configs import contrastive
 
 FOLDER = pathlib.Path(__file__).parents[2] / "experiments" / "configs"
 SPARSE = {  # file -> its variants
@@ -18,6 +19,11 @@ SPARSE = {  # file -> its variants
     "gpu_small": ("dense_active", "dense_total"),
     "r1_12b": ("top2", "dense_active", "dense_total"),
 }
+STAGES = [
+    *(("contrastive", name) for name in ("", *contrastive.VARIANTS, "dense_total")),
+    ("preferences", ""),
+    ("preferences", "laptop"),
+]
 VARIANTS = [
     *((name, variant) for name, variants in SPARSE.items() for variant in ("", *variants)),
     ("dense_12b", ""),
@@ -35,10 +41,10 @@ def count(name, variant=""):
 
 def test_every_file_is_tested():
     files = {path.stem for path in FOLDER.glob("*.py")} - {"__init__"}
-    assert files == {name for name, _ in VARIANTS}
+    assert files == {name for name, _ in [*VARIANTS, *STAGES]}
 
 
-@pytest.mark.parametrize(("name", "variant"), VARIANTS)
+@pytest.mark.parametrize(("name", "variant"), [*VARIANTS, *STAGES])
 def test_settings_survive_the_way_to_dicts_and_back(name, variant):
     run_spec = load(name, variant)
     assert settings.freeze(settings.to_dict(run_spec)) == run_spec
@@ -122,7 +128,12 @@ def test_presets_renormalise_and_name_their_groups(name):
     assert 1 < model.top_groups < model.num_groups
 
 
-@pytest.mark.parametrize("name", [*SPARSE, "dense_12b"])
+@pytest.mark.parametrize(("variant", "start"), [("", "gpu_small"), ("laptop", "laptop")])
+def test_a_stage_on_preferences_has_the_model_that_it_starts_from(variant, start):
+    assert load("preferences", variant).model == load(start).model.dropless()
+
+
+@pytest.mark.parametrize("name", [*SPARSE, "dense_12b", "preferences"])
 def test_an_unknown_variant_is_refused(name):
     with pytest.raises(presets.UnknownVariantError, match=r"unknown variant 'other'; known: "):
         load(name, "other")

@@ -112,7 +112,9 @@ def test_names_that_exist_pass():
         ["--config=x.py:top2", "--config.seed=3", "--config.model.top_k", "3", "--other=config.x"]
     )
     settings.check_overrides(["-config.model.top_k=3", "--noconfig.model.tie_embeddings"])
-    with pytest.raises(ValueError, match=r"unknown setting qqq.zzz; known nodes: \['critic', "):
+    with pytest.raises(
+        ValueError, match=r"unknown setting qqq.zzz; known nodes: \['contrastive', "
+    ):
         settings.check_overrides(["--config.qqq.zzz=3"])
 
 

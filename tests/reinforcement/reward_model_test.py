@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from deepseek_jax.nn.scalar import ScalarDecoder
-from deepseek_jax.reinforcement import pairs, reward_model, reward_stage
+from deepseek_jax.reinforcement import pairs, reward_model
 from deepseek_jax.reinforcement import state as state_lib
 from deepseek_jax.training import checkpoint, optimizer
 from tests import tiny as tiny_models
@@ -73,7 +73,7 @@ def test_it_learns_an_easy_preference(begun, trained):
     assert float(told[0]["pair_accuracy"]) == 0.0  # a tie is not right
     assert told[-1]["loss"] < 0.2 and told[-1]["score_chosen"] > told[-1]["score_rejected"] + 0.3
     assert int(state.step) == SPEC.train.num_steps
-    chosen, rejected = reward_stage.pair_logits(
+    chosen, rejected = reward_model.pair_logits(
         begun[2],
         {"params": state.params, "balance": state.balance},
         _pairs(21, 2),  # new ones, in a last batch that is not full

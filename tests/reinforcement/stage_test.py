@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from deepseek_jax.reinforcement import drawing, pairs, policy_stage, reward_stage
+from deepseek_jax.reinforcement import drawing, pair_stage, pairs, policy_stage, reward_stage
 from deepseek_jax.training import checkpoint, stage_loop
 from deepseek_jax.training.loop import Outcome
 from tests.reinforcement import tiny
@@ -142,7 +142,7 @@ def test_what_the_stages_leave(whole):
 
 
 def test_pairs_are_of_disjoint_problems(whole):
-    table = reward_stage.read_pairs(whole / "reward")
+    table = pair_stage.read(whole / "reward")
     assert len(table.train.chosen) + len(table.heldout.chosen) == 20
     train, heldout = (set(part.problem_ids.tolist()) for part in table)
     assert not train & heldout and len(heldout) == 4 and len(train) == 12
@@ -154,7 +154,7 @@ def test_pairs_of_another_attempt_are_not_taken(whole, tmp_path, monkeypatch):
     few = _spec(whole, "reward", pairs={"num_built": 8})
     _stop_at(monkeypatch, 1)
     assert _train(few, tmp_path).step == 1
-    table = reward_stage.read_pairs(tmp_path)
+    table = pair_stage.read(tmp_path)
     assert len(table.train.chosen) + len(table.heldout.chosen) == 8
     # Few pairs are of the first problems, of which not all are held out.
     assert 0 < len(table.heldout.chosen) < 8
@@ -180,7 +180,7 @@ def test_pairs_that_the_base_drew(whole, tmp_path, monkeypatch):
     spec = _spec(whole, "reward", **changes)
     _stop_at(monkeypatch, 1)
     _train(spec, tmp_path)
-    made = pairs.joined(list(reward_stage.read_pairs(tmp_path)))
+    made = pairs.joined(list(pair_stage.read(tmp_path)))
     assert len(made.chosen) == 9
     ends = {side: getattr(made, side) for side in ("chosen", "rejected")}
     at = (ends["chosen"] == ord("=")).argmax(axis=1)

@@ -21,6 +21,11 @@ from deepseek_jax.core.policy_spec import (
     RewardsSpec,
     UpdateSpec,
 )
+from deepseek_jax.core.preference_spec import (
+    PreferenceFilesSpec,
+    PreferencePairsSpec,
+    PreferenceRunSpec,
+)
 from deepseek_jax.core.run_spec import OptimizerSpec
 from deepseek_jax.core.stage_spec import (
     FilesSpec,
@@ -105,6 +110,16 @@ PAIRS: dict[str, Any] = {
     "batch_size": 4,
     "centering_weight": 0.01,
 }
+# Dialogues in bytes, of up to 62 of them.
+PREFERENCES: dict[str, Any] = {
+    "sequence_length": 64,
+    "heldout_fraction": 0.25,
+    "batch_size": 4,
+    "centering_weight": 0.01,
+    "too_long": "error",
+    "blank": "error",
+    "equal": "error",
+}
 # What the stages need beside the settings above: bytes with tags, and prompts such as 12+34=.
 WIDE: dict[str, Any] = {"vocab_size": 264, "context_length": 40}
 QUIET = rich_console.Console(quiet=True)
@@ -140,6 +155,24 @@ def reward_spec(**changes: dict[str, Any]) -> RewardRunSpec:
     pairs = PairsSpec(**(PAIRS | changes.pop("pairs", {})))
     assert not changes
     return RewardRunSpec(stage="reward", seed=5, pairs=pairs, **nodes)
+
+
+def preference_spec(**changes: dict[str, Any]) -> PreferenceRunSpec:
+    """A stage on people's preferences with some settings of some nodes replaced."""
+    sizes = {"vocab_size": 264, "context_length": 64}
+    kinds: dict[str, tuple[Any, dict[str, Any]]] = {
+        "model": (ModelSpec, MODEL | sizes),
+        "mesh": (MeshSpec, vars(mesh_spec.ONE_DEVICE)),
+        "files": (PreferenceFilesSpec, {"pairs": "unset", "start_from": "unset"}),
+        "pairs": (PreferencePairsSpec, PREFERENCES),
+        "optimizer": (OptimizerSpec, OPTIMIZER),
+        "train": (StageTrainSpec, TRAIN),
+    }
+    nodes: Any = {
+        name: kind(**(values | changes.pop(name, {}))) for name, (kind, values) in kinds.items()
+    }
+    assert not changes
+    return PreferenceRunSpec(stage="preferences", seed=5, **nodes)
 
 
 def ppo_spec(**changes: dict[str, Any]) -> PpoRunSpec:

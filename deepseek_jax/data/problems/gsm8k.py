@@ -4,16 +4,14 @@ arXiv:2110.14168. A line holds a question and an answer, whose last line is "###
 """
 
 import json
-import os
-import pathlib
 import re
 from fractions import Fraction
 from typing import Literal, NamedTuple
 
+from deepseek_jax.data import given
 from deepseek_jax.data.problems import responses
 from deepseek_jax.data.problems.problem import Problem
 
-FOLDER_VARIABLE = "DEEPSEEK_JAX_DATA"
 _MAX_CHARACTERS = 40  # of an answer that is looked at
 _ANNOTATION = re.compile(r"<<[^<>]*>>")  # Notes for a calculator, which repeat what is there.
 # A minus, a sign of money (dollar, euro, pound), digits with or without commas, decimals.
@@ -42,13 +40,7 @@ def read(*, split: Literal["train", "test"]) -> list[Record]:
       FileNotFoundError: the variable is not set, or the file isn't there.
       ValueError: a bad line; names the file and the line.
     """
-    folder = os.environ.get(FOLDER_VARIABLE, "")
-    advice = f"set the environment variable {FOLDER_VARIABLE} to a folder with gsm8k/{split}.jsonl"
-    if not folder:
-        raise FileNotFoundError(f"{FOLDER_VARIABLE} is not set; {advice}")
-    path = pathlib.Path(folder, "gsm8k", f"{split}.jsonl")
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; {advice}")
+    path = given.find(f"gsm8k/{split}.jsonl")
     lines = path.read_bytes().removesuffix(b"\n").split(b"\n")
     return [_record(line, where=f"{path}:{number}") for number, line in enumerate(lines, start=1)]
 

@@ -7,6 +7,7 @@ import hypothesis
 import hypothesis.strategies as st
 import pytest
 
+from deepseek_jax.data import given
 from deepseek_jax.data.problems import gsm8k, splits, verify
 from deepseek_jax.data.problems.problem import Problem
 
@@ -15,7 +16,7 @@ LINE = {
     "answer": "It takes 2/2=<<2/2=1>>1 bolt\nSo it is 2+1=<<2+1=3>>3 bolts\n#### 3",
 }
 has_data = pytest.mark.skipif(
-    gsm8k.FOLDER_VARIABLE not in os.environ, reason=f"{gsm8k.FOLDER_VARIABLE} is not set"
+    given.FOLDER_VARIABLE not in os.environ, reason=f"{given.FOLDER_VARIABLE} is not set"
 )
 
 
@@ -28,7 +29,7 @@ def write(tmp_path, monkeypatch):
         folder.mkdir(exist_ok=True)
         data = [line if isinstance(line, bytes) else json.dumps(line).encode() for line in lines]
         (folder / f"{split}.jsonl").write_bytes(b"".join(line + b"\n" for line in data))
-        monkeypatch.setenv(gsm8k.FOLDER_VARIABLE, str(tmp_path))
+        monkeypatch.setenv(given.FOLDER_VARIABLE, str(tmp_path))
 
     return write
 
@@ -76,10 +77,10 @@ def test_missing_data(write, monkeypatch):
     write(LINE)
     with pytest.raises(FileNotFoundError, match=r"test\.jsonl: no such file; set the environment"):
         gsm8k.read(split="test")
-    monkeypatch.setenv(gsm8k.FOLDER_VARIABLE, "")
+    monkeypatch.setenv(given.FOLDER_VARIABLE, "")
     with pytest.raises(FileNotFoundError, match="DEEPSEEK_JAX_DATA is not set; set the envi"):
         gsm8k.read(split="train")
-    monkeypatch.delenv(gsm8k.FOLDER_VARIABLE)
+    monkeypatch.delenv(given.FOLDER_VARIABLE)
     with pytest.raises(FileNotFoundError, match="DEEPSEEK_JAX_DATA is not set; set the envi"):
         gsm8k.read(split="train")
 
