@@ -11,7 +11,7 @@ _LAYER_MATRICES = {
     "attention": ("query", "key", "value", "out"),
     "feed_forward": ("gate", "up", "down", "shared_gate", "shared_up", "shared_down"),
 }
-_PLAIN = ("scale", "embedding", "summary_queries", "summary_positions")
+_PLAIN = ("scale", "embedding", "summary_queries", "summary_positions", "positions", "missing")
 
 
 def parameter_name(path: tuple) -> str:
@@ -27,8 +27,10 @@ def parameter_group(name: str) -> Group:
 
     Returns:
       "layer_matrix": matrices of the layers (decayed; Muon's, if it is chosen);
-      "projection": the output or scalar head and the router's gate (decayed; Adam's);
-      "plain": norms, biases, embeddings and the summaries' queries (never decayed; Adam's).
+      "projection": the output or scalar head, the router's gate, the description's encoder and
+        what its vector does to a layer (decayed; Adam's);
+      "plain": norms, biases, embeddings, positions, the vector of no description and the
+        summaries' queries (never decayed; Adam's).
 
     Raises:
       ValueError: a name that this function does not know: a new parameter must be put into a
@@ -40,7 +42,8 @@ def parameter_group(name: str) -> Group:
     if leaf in _PLAIN or parts == ["scalar_head", "bias"]:
         return "plain"
     is_head = parts in (["head", "kernel"], ["scalar_head", "kernel"])
-    if is_head or parts[-2:] == ["router", "kernel"]:
+    of_task = parts[0] == "description" or parts[:2] == ["layers", "task"]
+    if is_head or of_task or parts[-2:] == ["router", "kernel"]:
         return "projection"
     if len(owner) == 3 and owner[0] == "layers" and owner[2] in _LAYER_MATRICES[owner[1]]:
         return "layer_matrix"
