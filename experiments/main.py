@@ -19,7 +19,9 @@ from rich import console as rich_console
 from deepseek_jax.core import accounting
 from deepseek_jax.core.run_spec import RunSpec
 from deepseek_jax.core.stage_spec import ProblemsRunSpec, RewardRunSpec
+from deepseek_jax.core.steering_spec import SteeringRunSpec
 from deepseek_jax.reinforcement import policy_stage, problem_files, reward_stage
+from deepseek_jax.steering import stage as steering_stage
 from deepseek_jax.training import hosts, interrupt, loop
 from experiments import processes, settings
 
@@ -49,6 +51,8 @@ def _run(
             return None
         case RewardRunSpec():
             return reward_stage.train(run_spec, workdir, console=console)
+        case SteeringRunSpec():
+            return steering_stage.train(run_spec, workdir, console=console)
         case _:
             return policy_stage.train(run_spec, workdir, console=console)
 

@@ -18,10 +18,11 @@ from deepseek_jax.core import config as core_config
 from deepseek_jax.core.policy_spec import GrpoRunSpec, PpoRunSpec
 from deepseek_jax.core.run_spec import RunSpec
 from deepseek_jax.core.stage_spec import ProblemsRunSpec, RewardRunSpec, TaskEvalSpec
+from deepseek_jax.core.steering_spec import SteeringRunSpec
 from experiments import presets
 
 FILE_NAME = "config.json"
-StageSpec = RunSpec | ProblemsRunSpec | RewardRunSpec | PpoRunSpec | GrpoRunSpec
+StageSpec = RunSpec | ProblemsRunSpec | RewardRunSpec | PpoRunSpec | GrpoRunSpec | SteeringRunSpec
 
 flags.disclaim_key_flags()  # `--help` shows the flags with the program, not with this file.
 
@@ -58,10 +59,12 @@ def _spec_class(values: Mapping[str, Any]) -> type:
             return PpoRunSpec
         case "grpo":
             return GrpoRunSpec
+        case "steering":
+            return SteeringRunSpec
         case other:
             raise ValueError(
-                f"stage={other!r} is not one of ['problems', 'reward', 'ppo', 'grpo']; a run on "
-                "text has none"
+                f"stage={other!r} is not one of ['problems', 'reward', 'ppo', 'grpo', "
+                "'steering']; a run on text has none"
             )
 
 

@@ -27,6 +27,17 @@ MAY_IMPORT: dict[str, set[str]] = {  # floor -> floors it may import; anything e
         "training",
         "evaluation",
     },
+    "steering": {
+        "core",
+        "ops",
+        "objectives",
+        "data",
+        "parallel",
+        "nn",
+        "decoding",
+        "training",
+        "evaluation",
+    },
 }
 TOP = ("experiments", "benchmarks")  # may import every floor; none of these may import them
 # These know nothing of modules, optimizers and flags.

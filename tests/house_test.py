@@ -42,6 +42,7 @@ FLOORS = {
     "training": 5,
     "evaluation": 5,
     "reinforcement": 6,
+    "steering": 6,
 }
 
 

@@ -21,6 +21,7 @@ SPARSE = {  # file -> its variants
 VARIANTS = [
     *((name, variant) for name, variants in SPARSE.items() for variant in ("", *variants)),
     ("dense_12b", ""),
+    *(("steering", variant) for variant in ("", "router_only", "blocks_only", "compositions")),
 ]
 
 
@@ -122,7 +123,7 @@ def test_presets_renormalise_and_name_their_groups(name):
     assert 1 < model.top_groups < model.num_groups
 
 
-@pytest.mark.parametrize("name", [*SPARSE, "dense_12b"])
+@pytest.mark.parametrize("name", [*SPARSE, "dense_12b", "steering"])
 def test_an_unknown_variant_is_refused(name):
     with pytest.raises(presets.UnknownVariantError, match=r"unknown variant 'other'; known: "):
         load(name, "other")
