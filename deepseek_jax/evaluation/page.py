@@ -10,18 +10,24 @@ from typing import Any
 import numpy as np
 
 
-def write(workdir: str | os.PathLike[str], *, markdown: str, content: dict[str, Any]) -> None:
-    """Writes `report.md` and `report.json`; files already there are replaced whole.
+def write(
+    workdir: str | os.PathLike[str],
+    *,
+    markdown: str,
+    content: dict[str, Any],
+    name: str = "report",
+) -> None:
+    """Writes `report.md` and `report.json`, or of another name; files there are replaced whole.
 
     Raises:
       ValueError: a number that is not finite.
     """
     directory = pathlib.Path(workdir)
     text = json.dumps(content, indent=1, allow_nan=False) + "\n"
-    for name, whole in (("report.json", text), ("report.md", markdown)):
-        unfinished = directory / f"{name}.tmp"
+    for file, whole in ((f"{name}.json", text), (f"{name}.md", markdown)):
+        unfinished = directory / f"{file}.tmp"
         unfinished.write_text(whole, encoding="utf-8")
-        unfinished.replace(directory / name)
+        unfinished.replace(directory / file)
 
 
 def table(columns: Any, rows: Any) -> str:

@@ -13,6 +13,8 @@ from deepseek_jax.data.steering.tasks import Task
 
 NUM_HELDOUT = 10
 NUM_OF_COMPOSITION = 50
+# No description is longer; of ASCII, a token of the byte tokenizer each.
+MAX_CHARACTERS = 80
 _OBJECTS = ("the digits", "these digits", "all the digits", "the numbers", "the given digits")
 _FRAMES = {
     "sum": (
@@ -207,7 +209,8 @@ def of_task(task: Task) -> Templates:
         for what in _OBJECTS
         for then in second
     ]
-    return _split(_by_hash(sentences)[:NUM_OF_COMPOSITION])
+    short = [text for text in sentences if len(text) <= MAX_CHARACTERS]
+    return _split(_by_hash(short)[:NUM_OF_COMPOSITION])
 
 
 def _split(sentences: Sequence[str]) -> Templates:
