@@ -140,3 +140,22 @@ def test_a_vector_without_use_and_a_use_without_vector_are_refused():
     with pytest.raises(ValueError, match=re.escape("no task_vector for a decoder")):
         model = SteeredDecoder(tiny.SPARSE, task_spec=TASK)
         model.apply(steered, tokens[:, 0], cache, method="step")
+
+
+def test_without_a_task_the_lowered_programs_have_no_operation_of_it(monkeypatch):
+    model, variables = tiny.make(tiny.SPARSE)
+    tokens, context = tiny.rows(length=4)
+    cache = model_lib.empty_cache(tiny.SPARSE, batch_size=2, max_length=4)
+
+    def lowered():
+        whole = jax.jit(lambda v, t: model.apply(v, t, **context))
+        step = jax.jit(lambda v, t, c: model.apply(v, t, c, method="step"))
+        return (
+            whole.lower(variables, tokens).as_text(),
+            step.lower(variables, tokens[:, 0], cache).as_text(),
+        )
+
+    before = lowered()
+    monkeypatch.setattr(conditioning, "modulate", lambda x, _: x)
+    monkeypatch.setattr(conditioning, "by_token", lambda _, **__: None)
+    assert lowered() == before
