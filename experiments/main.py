@@ -22,6 +22,7 @@ from deepseek_jax.core.contrastive_spec import ContrastiveRunSpec
 from deepseek_jax.core.preference_spec import PreferenceRunSpec
 from deepseek_jax.core.run_spec import RunSpec
 from deepseek_jax.core.stage_spec import ProblemsRunSpec, RewardRunSpec
+from deepseek_jax.core.steering_spec import SteeringRunSpec
 from deepseek_jax.data import preferences
 from deepseek_jax.reinforcement import (
     policy_stage,
@@ -29,6 +30,7 @@ from deepseek_jax.reinforcement import (
     problem_files,
     reward_stage,
 )
+from deepseek_jax.steering import stage as steering_stage
 from deepseek_jax.training import hosts, interrupt, loop
 from experiments import processes, settings
 
@@ -62,6 +64,8 @@ def _run(
             return reward_stage.train(run_spec, workdir, console=console)
         case PreferenceRunSpec():
             return preference_stage.train(run_spec, workdir, console=console)
+        case SteeringRunSpec():
+            return steering_stage.train(run_spec, workdir, console=console)
         case _:
             return policy_stage.train(run_spec, workdir, console=console)
 

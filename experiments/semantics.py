@@ -9,7 +9,6 @@ pictures into the run's directory.
 """
 
 import functools
-import json
 import pathlib
 import re
 from typing import Any, NamedTuple
@@ -230,11 +229,7 @@ def write(directory: pathlib.Path, run: Opened, findings: Findings) -> str:
     text = "\n\n".join(
         [*_words(run, findings), _table(findings.methods), *_triples(findings.triples)]
     )
-    for name, whole in (
-        ("semantics.json", json.dumps(content, indent=1, allow_nan=False)),
-        ("semantics.md", text),
-    ):
-        (directory / name).write_text(whole + "\n", encoding="utf-8")
+    page.write(directory, name="semantics", markdown=text + "\n", content=content)
     return text
 
 

@@ -20,6 +20,7 @@ from deepseek_jax.core.policy_spec import GrpoRunSpec, PpoRunSpec
 from deepseek_jax.core.preference_spec import PreferenceRunSpec
 from deepseek_jax.core.run_spec import RunSpec
 from deepseek_jax.core.stage_spec import ProblemsRunSpec, RewardRunSpec, TaskEvalSpec
+from deepseek_jax.core.steering_spec import SteeringRunSpec
 from experiments import presets
 
 FILE_NAME = "config.json"
@@ -31,6 +32,7 @@ StageSpec = (
     | PreferenceRunSpec
     | PpoRunSpec
     | GrpoRunSpec
+    | SteeringRunSpec
 )
 
 flags.disclaim_key_flags()  # `--help` shows the flags with the program, not with this file.
@@ -72,10 +74,12 @@ def _spec_class(values: Mapping[str, Any]) -> type:
             return PpoRunSpec
         case "grpo":
             return GrpoRunSpec
+        case "steering":
+            return SteeringRunSpec
         case other:
             raise ValueError(
                 f"stage={other!r} is not one of ['contrastive', 'problems', 'reward', "
-                "'preferences', 'ppo', 'grpo']; a run on text has none"
+                "'preferences', 'ppo', 'grpo', 'steering']; a run on text has none"
             )
 
 

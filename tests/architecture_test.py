@@ -17,7 +17,7 @@ MAY_IMPORT: dict[str, set[str]] = {  # floor -> floors it may import; anything e
     "training": {"core", "ops", "objectives", "data", "parallel", "nn", "decoding"},
     "evaluation": {"core", "ops", "objectives", "data", "parallel", "nn", "decoding"},
     **dict.fromkeys(
-        ("contrastive", "reinforcement"),
+        ("contrastive", "reinforcement", "steering"),
         {
             "core",
             "ops",

@@ -43,6 +43,7 @@ FLOORS = {
     "evaluation": 5,
     "contrastive": 6,
     "reinforcement": 6,
+    "steering": 6,
 }
 
 

@@ -40,6 +40,7 @@ def generate(
     top_p: float,
     vocab_size: int,
     end_id: int,
+    task_vector: Float[Array, "B Z"] | None = None,
 ) -> Generation:
     """Continues every prompt by up to `max_new_tokens`, until all have drawn `end_id`.
 
@@ -54,6 +55,7 @@ def generate(
       top_p: nucleus of the sampling; static.
       vocab_size: tokens of the tokenizer; ids from here on are never drawn; static.
       end_id: the token that ends a row; it is part of the continuation.
+      task_vector: [B, Z] of a model that has a `task_spec`, else None.
 
     Raises:
       ValueError: prompts and continuations do not fit the context, or the model drops
@@ -64,6 +66,7 @@ def generate(
     cache = model_lib.empty_cache(
         model.spec, batch_size=batch_size, max_length=width + max_new_tokens
     )
+    cache = cache._replace(task_vector=task_vector)
     logits, cache = _prefill(model, variables, prompts, lengths, cache)
     shape = (batch_size, max_new_tokens)
     start = Generation(
@@ -106,6 +109,7 @@ def stream(
     top_p: float,
     vocab_size: int,
     end_id: int,
+    task_vector: Float[Array, "B Z"] | None = None,
 ) -> Iterator[int]:
     """Continues one prompt, yielding each token as it is drawn, up to and without `end_id`.
 
@@ -122,6 +126,7 @@ def stream(
       top_p: nucleus of the sampling.
       vocab_size: tokens of the tokenizer; ids from here on are never drawn.
       end_id: the token that ends the stream.
+      task_vector: [1, Z] of a model that has a `task_spec`, else None.
 
     Raises:
       ValueError: prompt and continuation do not fit the context.
@@ -133,6 +138,7 @@ def stream(
         batch_size=1,
         max_length=length + max_new_tokens,
     )
+    cache = cache._replace(task_vector=task_vector)
     lengths = jnp.array([length], jnp.int32)
     logits, cache = _prefill(model, variables, jnp.asarray(prompt)[None], lengths, cache)
     for _ in range(max_new_tokens):

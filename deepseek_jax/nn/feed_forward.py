@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from deepseek_jax.core.model_spec import ModelSpec
-from deepseek_jax.nn import parameters, router
+from deepseek_jax.nn import conditioning, parameters, router
 from deepseek_jax.ops import balance, experts
 from deepseek_jax.ops import moe as moe_ops
 from deepseek_jax.ops.routing import Routing
@@ -60,12 +60,16 @@ class SparseFeedForward(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B L D"], token_mask: Bool[Array, "B L"]
+        self,
+        x: Float[Array, "B L D"],
+        token_mask: Bool[Array, "B L"],
+        router_shift: Float[Array, "B E"] | None = None,
     ) -> FeedForwardOutput:
         """Routes tokens to experts, moves them there, and adds up the answers."""
         spec = self.spec
         tokens, mask = x.reshape(-1, x.shape[-1]), token_mask.reshape(-1)
-        routed = router.Router(spec, self.layout, name="router")(tokens, mask)
+        shift = conditioning.by_token(router_shift, length=x.shape[1])
+        routed = router.Router(spec, self.layout, name="router")(tokens, mask, shift)
         weights = self._expert_weights()
         answer = _through_experts(
             tokens, mask, routed.routing, weights, spec=spec, layout=self.layout

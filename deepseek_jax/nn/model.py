@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from deepseek_jax.core.model_spec import ModelSpec
+from deepseek_jax.core.steering_spec import TaskVectorSpec
 from deepseek_jax.nn import parameters
 from deepseek_jax.nn.block import Block, BlockOutput
 from deepseek_jax.nn.context import SequenceContext, StepContext
@@ -36,10 +37,11 @@ class ModelOutput(NamedTuple):
 
 
 class DecoderCache(NamedTuple):
-    """The past of each layer, and the tokens that each sequence holds."""
+    """The past of each layer, the tokens that each sequence holds, and its task vector if any."""
 
     layers: tuple[LayerCache, ...]
     lengths: Int[Array, " B"]
+    task_vector: Float[Array, "B Z"] | None = None
 
 
 def empty_cache(spec: ModelSpec, *, batch_size: int, max_length: int) -> DecoderCache:
@@ -74,11 +76,13 @@ class Decoder(nn.Module):
     """A decoder of scanned blocks. Params: `embed`, `layers`, `final_norm`, and `head` if untied.
 
     State, only with `balance="bias"`: collection `balance`. With a `layout`, rows and parameters
-    lie on its mesh; the parameters themselves don't depend on it.
+    lie on its mesh; the parameters themselves don't depend on it. With a `task_spec` every row
+    has a task vector, which acts in each layer (`nn/conditioning.py`).
     """
 
     spec: ModelSpec
     layout: Layout | None = None
+    task_spec: TaskVectorSpec | None = None
 
     def setup(self) -> None:
         """Makes the parts."""
@@ -91,7 +95,7 @@ class Decoder(nn.Module):
             in_axes=(0, nn.broadcast),
             length=spec.num_layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
-        )(spec, self.layout)
+        )(spec, self.layout, self.task_spec)
         self.embed = nn.Embed(
             spec.vocab_size,
             spec.model_dim,
@@ -108,6 +112,7 @@ class Decoder(nn.Module):
         *,
         document_ids: Int[Array, "B L"],
         positions: Int[Array, "B L"],
+        task_vector: Float[Array, "B Z"] | None = None,
     ) -> ModelOutput:
         """Next-token logits at every position of whole rows.
 
@@ -115,11 +120,13 @@ class Decoder(nn.Module):
           tokens: [B, L] int32; L a multiple of the block size.
           document_ids: [B, L] int32; which document of its row a token belongs to, 0 padding.
           positions: [B, L] int32; index of the token in its document.
+          task_vector: [B, Z] float32 with a `task_spec`, else None.
 
         Raises:
-          ValueError: L is not a multiple of the block size (trace time).
+          ValueError: L is not a multiple of the block size, or a task vector is missing or not
+            wanted (trace time).
         """
-        context = SequenceContext(document_ids, positions, None)
+        context = SequenceContext(document_ids, positions, None, task_vector)
         hidden, outputs = self._hidden(tokens, None, context)
         return ModelOutput(self._logits(hidden), jnp.mean(outputs.aux_loss), outputs.stats)
 
@@ -131,7 +138,7 @@ class Decoder(nn.Module):
         Args:
           tokens: [B, L] int32; L a multiple of the block size.
           lengths: [B] int32 in [1, L]; tokens of each prompt.
-          cache: an empty cache; fixes the capacity.
+          cache: an empty cache; fixes the capacity, and has the task vector if there is one.
 
         Returns:
           Logits [B, V] after each prompt's last token, and the cache.
@@ -139,21 +146,22 @@ class Decoder(nn.Module):
         index = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
         document_ids = (index < lengths[:, None]).astype(jnp.int32)
         positions = jnp.broadcast_to(index, tokens.shape)
-        context = SequenceContext(document_ids, positions, lengths)
+        context = SequenceContext(document_ids, positions, lengths, cache.task_vector)
         stacked = jax.tree.map(lambda *layers: jnp.stack(layers), *cache.layers)
         hidden, outputs = self._hidden(tokens, stacked, context)
         last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)
         filled = tuple(_layer(outputs.cache, index) for index in range(len(cache.layers)))
-        return self._logits(last)[:, 0], DecoderCache(filled, lengths)
+        return self._logits(last)[:, 0], DecoderCache(filled, lengths, cache.task_vector)
 
     def step(
         self, tokens: Int[Array, " B"], cache: DecoderCache
     ) -> tuple[Float[Array, "B V"], DecoderCache]:
         """Appends one token to each sequence; logits [B, V] after it, and the new cache."""
-        context = StepContext(cache.lengths)
+        self._check_task(cache.task_vector)
+        context = StepContext(cache.lengths, cache.task_vector)
         x = self._embedded(tokens[:, None])
         # Layer by layer, not scanned: a scan hands its caches back as copies.
-        block = Block(self.spec, self.layout, parent=None)
+        block = Block(self.spec, self.layout, self.task_spec, parent=None)
         stacked = nn.meta.unbox(self.layers.variables)
         sows = self.is_mutable_collection("intermediates")
         filled, sown = [], []
@@ -175,7 +183,7 @@ class Decoder(nn.Module):
                 for name, value in parts.items():
                     self.layers.put_variable(collection, name, value)
         logits = self._logits(self._normed(x))[:, 0]
-        return logits, DecoderCache(tuple(filled), cache.lengths + 1)
+        return logits, DecoderCache(tuple(filled), cache.lengths + 1, cache.task_vector)
 
     def _hidden(
         self, tokens: Int[Array, "B L"], cache: LayerCache | None, context: SequenceContext
@@ -187,8 +195,15 @@ class Decoder(nn.Module):
                 f"rows of {tokens.shape[1]} tokens: must be a multiple of "
                 f"model.block_size={spec.block_size}"
             )
+        self._check_task(context.task_vector)
         x, outputs = self.layers(self._embedded(tokens), cache, context)
         return self._normed(x), outputs
+
+    def _check_task(self, task_vector: Array | None) -> None:
+        """Raises unless there is a task vector exactly where the decoder has a use for one."""
+        if (task_vector is None) != (self.task_spec is None):
+            has = "no task_vector" if task_vector is None else "a task_vector"
+            raise ValueError(f"{has} for a decoder with task_spec={self.task_spec}")
 
     def _embedded(self, tokens: Int[Array, "B L"]) -> Float[Array, "B L D"]:
         """The first layer's input."""

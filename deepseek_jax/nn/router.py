@@ -35,8 +35,19 @@ class Router(nn.Module):
     layout: Layout | None
 
     @nn.compact
-    def __call__(self, x: Float[Array, "T D"], token_mask: Bool[Array, " T"]) -> RouterOutput:
-        """Routes tokens `x`; padding (`token_mask` False) enters no loss."""
+    def __call__(
+        self,
+        x: Float[Array, "T D"],
+        token_mask: Bool[Array, " T"],
+        shift: Float[Array, "T E"] | None,
+    ) -> RouterOutput:
+        """Routes tokens `x`; padding (`token_mask` False) enters no loss.
+
+        Args:
+          x: [T, D] the tokens.
+          token_mask: [T] False is padding.
+          shift: [T, E] added to the logits; None adds nothing.
+        """
         spec = self.spec
         kernel = self.param(
             "kernel",
@@ -52,6 +63,8 @@ class Router(nn.Module):
         # Without it a GPU would round the operands to 10 bits of mantissa (TF32).
         full = jax.lax.Precision.HIGHEST
         logits = jnp.einsum("td,de->te", x.astype(jnp.float32), kernel, precision=full)
+        if shift is not None:
+            logits += shift
         scores = routing.router_scores(logits, kind=spec.router_scores)
         choose = functools.partial(
             routing.top_k_routing,

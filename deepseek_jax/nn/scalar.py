@@ -42,7 +42,7 @@ class ScalarDecoder(model_lib.Decoder):
 
         Arguments and errors as of `Decoder.__call__`.
         """
-        context = SequenceContext(document_ids, positions, None)
+        context = SequenceContext(document_ids, positions, None, None)
         hidden, outputs = self._hidden(tokens, None, context)
         scalars = layout_lib.constrain(self.layout, self.scalar_head(hidden), "batch", None)
         return ScalarOutput(scalars, jnp.mean(outputs.aux_loss), outputs.stats)

@@ -57,7 +57,7 @@ class SpanDecoder(model_lib.Decoder, kw_only=True):
 
         Arguments and errors as of `Decoder.__call__`.
         """
-        context = SequenceContext(document_ids, positions, None)
+        context = SequenceContext(document_ids, positions, None, None)
         hidden, outputs = self._hidden(tokens, None, context)
         projected, scale = None, None
         if self.contrastive.is_on:

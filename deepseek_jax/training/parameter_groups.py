@@ -11,7 +11,15 @@ _LAYER_MATRICES = {
     "attention": ("query", "key", "value", "out"),
     "feed_forward": ("gate", "up", "down", "shared_gate", "shared_up", "shared_down"),
 }
-_PLAIN = ("scale", "embedding", "summary_queries", "summary_positions", "log_scale")
+_PLAIN = (
+    "scale",
+    "embedding",
+    "summary_queries",
+    "summary_positions",
+    "log_scale",
+    "positions",
+    "missing",
+)
 
 
 def parameter_name(path: tuple) -> str:
@@ -27,9 +35,10 @@ def parameter_group(name: str) -> Group:
 
     Returns:
       "layer_matrix": matrices of the layers (decayed; Muon's, if it is chosen);
-      "projection": the output, scalar or span head and the router's gate (decayed; Adam's);
-      "plain": norms, biases, embeddings, the summaries' queries and a temperature (never
-        decayed; Adam's).
+      "projection": the output, scalar or span head, the router's gate, the description's encoder
+        and what its vector does to a layer (decayed; Adam's);
+      "plain": norms, biases, embeddings, positions, the vector of no description, the summaries'
+        queries and a temperature (never decayed; Adam's).
 
     Raises:
       ValueError: a name that this function does not know: a new parameter must be put into a
@@ -46,7 +55,8 @@ def parameter_group(name: str) -> Group:
         ["span_head", "inner"],
         ["span_head", "outer"],
     )
-    if is_head or parts[-2:] == ["router", "kernel"]:
+    of_task = parts[0] == "description" or parts[:2] == ["layers", "task"]
+    if is_head or of_task or parts[-2:] == ["router", "kernel"]:
         return "projection"
     if len(owner) == 3 and owner[0] == "layers" and owner[2] in _LAYER_MATRICES[owner[1]]:
         return "layer_matrix"

@@ -27,6 +27,7 @@ STAGES = [
 VARIANTS = [
     *((name, variant) for name, variants in SPARSE.items() for variant in ("", *variants)),
     ("dense_12b", ""),
+    *(("steering", variant) for variant in ("", "router_only", "blocks_only", "compositions")),
 ]
 
 
@@ -133,7 +134,7 @@ def test_a_stage_on_preferences_has_the_model_that_it_starts_from(variant, start
     assert load("preferences", variant).model == load(start).model.dropless()
 
 
-@pytest.mark.parametrize("name", [*SPARSE, "dense_12b", "preferences"])
+@pytest.mark.parametrize("name", [*SPARSE, "dense_12b", "preferences", "steering"])
 def test_an_unknown_variant_is_refused(name):
     with pytest.raises(presets.UnknownVariantError, match=r"unknown variant 'other'; known: "):
         load(name, "other")

@@ -1,0 +1,1 @@
+"""Tasks on the same inputs, told apart by their descriptions only. Floor 1."""

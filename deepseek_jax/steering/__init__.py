@@ -1,0 +1,1 @@
+"""Training and measuring a decoder that is told its task in words. Floor 6."""

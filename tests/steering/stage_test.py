@@ -1,0 +1,104 @@
+"""The stage: the same inputs for every task, it learns, resumes and is measured."""
+
+import collections
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from rich import console as rich_console
+
+from deepseek_jax.data import tokenizers
+from deepseek_jax.data.steering import encoded
+from deepseek_jax.steering import batches, stage
+from deepseek_jax.training import metrics
+from experiments import settings, steering
+
+QUIET = rich_console.Console(quiet=True)
+
+
+def make_spec(**changes):
+    """The config's structure with small sizes."""
+    config = settings.load_config("experiments/configs/steering.py")
+    small = {"num_layers": 1, "model_dim": 16, "num_heads": 2, "num_kv_heads": 1, "head_dim": 8}
+    config.model.update(small | {"expert_hidden_dim": 8, "num_groups": 2, "num_experts": 4})
+    config.tasks.update(
+        {"num_digits": 2, "num_train": 80, "num_heldout": 20, "inputs_per_description": 2}
+    )
+    config.vector.update({"dim": 8, "encoder_dim": 8, "num_queries": 2})
+    config.train.update({"num_steps": 4, "eval_every": 2, "checkpoint_every": 2})
+    config.train.keep_checkpoints = 3
+    config.optimizer.warmup_steps = 1
+    config.update_from_flattened_dict(changes)
+    return settings.freeze(config)
+
+
+def lines(directory):
+    listed = metrics.read_lines(directory / "metrics.jsonl")
+    return [{name: x for name, x in line.items() if name != "seconds"} for line in listed]
+
+
+def test_every_task_draws_the_same_inputs_and_answers_alone_are_targets():
+    spec = make_spec()
+    data = batches.make_data(spec, tokenizers.bytes_tokenizer())
+    seen = collections.defaultdict(set)
+    for step in range(300):
+        rows = batches.draw(spec, data, step=step).rows
+        task_ids = batches.order.batch_ids(
+            step=step, batch_size=24, num_rows=len(data.tasks), seed=spec.seed
+        )
+        for task, row in zip(np.repeat(task_ids, 2), rows.tokens, strict=True):
+            seen[task].add(tuple(row[:4]))
+    assert len(seen) == len(data.tasks)
+    assert all(len(inputs) == spec.tasks.num_train for inputs in seen.values())
+    ids = np.arange(3)
+    rows = encoded.rows(data.heldout, ids, ids, length=8)
+    text = tokenizers.bytes_tokenizer().decode(rows.targets[0][rows.target_mask[0]])
+    assert text == data.tasks[0].answer(data.heldout_inputs[0])
+    assert rows.targets[0][rows.target_mask[0]][-1] == tokenizers.bytes_tokenizer().eos_id
+
+
+def test_a_batch_follows_from_seed_and_step_and_some_descriptions_are_missing():
+    spec = make_spec()
+    data = batches.make_data(spec, tokenizers.bytes_tokenizer())
+    one, again, other = (batches.draw(spec, data, step=step) for step in (7, 7, 8))
+    np.testing.assert_array_equal(one.description, again.description)
+    assert (one.description != other.description).any()
+    drawn = [batches.draw(spec, data, step=step).description for step in range(100)]
+    assert np.mean(~np.concatenate(drawn).any(axis=1)) == pytest.approx(0.1, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("vector.encoder_window", 4, "vector.encoder_window=4: must be odd"),
+        ("tasks.num_train", 81, "tasks.num_train=81: must be at most 80"),
+        ("tasks.description_dropout", 0.0, "tasks.description_dropout=0.0: must be in"),
+        ("model.context_length", 8, "tasks.num_digits=2: must be such that"),
+        ("vector.dim", 0, "vector.dim=0: must be at least 1"),
+    ],
+)
+def test_a_bad_setting_is_refused(name, value, message):
+    with pytest.raises(ValueError, match=message):
+        make_spec(**{name: value})
+
+
+def test_a_vector_that_does_nothing_is_refused():
+    vector = make_spec().vector
+    with pytest.raises(ValueError, match="the vector would do nothing"):
+        dataclasses.replace(vector, shifts_router=False, modulates_blocks=False)
+
+
+@pytest.mark.deep
+def test_a_resumed_run_equals_one_that_never_stopped_and_is_measured(tmp_path):
+    spec = make_spec()
+    stage.train(spec, tmp_path / "whole", console=QUIET)
+    again = dataclasses.replace(spec, train=dataclasses.replace(spec.train, restore_step=2))
+    whole = lines(tmp_path / "whole")
+    stage.train(again, tmp_path / "whole", console=QUIET)
+    assert lines(tmp_path / "whole") == whole
+    steering.main(tmp_path / "whole", steering.Asked(spec, []), None)
+    found = json.loads((tmp_path / "whole" / "steering.json").read_text())
+    assert found["chance"]["uniform"] <= found["chance"]["best"]
+    assert set(found["information"]) == {"prompt", "all"}
+    assert (tmp_path / "whole" / "task_experts.png").read_bytes().startswith(b"\x89PNG")
