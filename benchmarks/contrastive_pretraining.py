@@ -42,8 +42,7 @@ def main() -> None:
         for arm in arguments.arms.split(","):
             spec = _spec(arguments.variant, arm, seed)
             if data is None:
-                # The seed orders documents; which there are, and on which side, it leaves alone.
-                data = spans.load(spec.data, seed=seed, tokenizer_path=None)
+                data = spans.load(spec.data, tokenizer_path=None)
             directory = arguments.root.absolute() / f"{arm}_{seed}"
             stage.train(spec, directory, console=console, given=data)
             run = semantics.open_run(directory, given=data)

@@ -131,7 +131,7 @@ def measure(run: Opened, *, lexical: list[Method] | None = None) -> Findings:
     kinds = heldout.kinds_of(run.spec.contrastive)
     encode = heldout.make_encode(run.model, kinds)
     size = 2 * run.spec.contrastive.batch_size
-    methods = []
+    groups = run.pairs.groups
     fresh, _ = heldout.encode_pairs(
         encode, untrained(run), run.pairs, batch_size=size, layout=run.layout
     )
@@ -139,8 +139,8 @@ def measure(run: Opened, *, lexical: list[Method] | None = None) -> Findings:
         encode, run.variables, run.pairs, batch_size=size, layout=run.layout
     )
     methods = [
-        *(_of_embeddings(_NAMES[kind], found[kind]) for kind in kinds),
-        *(_of_embeddings(f"untrained: {_NAMES[kind]}", fresh[kind]) for kind in kinds),
+        *(_of_embeddings(_NAMES[kind], found[kind], groups) for kind in kinds),
+        *(_of_embeddings(f"untrained: {_NAMES[kind]}", fresh[kind], groups) for kind in kinds),
         *(lexical_methods(run) if lexical is None else lexical),
     ]
     own = found[kinds[0]]
@@ -150,10 +150,11 @@ def measure(run: Opened, *, lexical: list[Method] | None = None) -> Findings:
 def lexical_methods(run: Opened) -> list[Method]:
     """BM25, which knows nothing but which words two spans share."""
     rows = np.concatenate([run.pairs.first, run.pairs.second])
+    groups = run.pairs.groups
     words = [terms(run.data.tokenizer.decode(row)) for row in rows]
     return [
-        _of_scores("BM25 over words", retrieval.bm25(words), None),
-        _of_scores("BM25 over tokens", retrieval.bm25(rows.tolist()), None),
+        _of_scores("BM25 over words", retrieval.bm25(words), groups, None),
+        _of_scores("BM25 over tokens", retrieval.bm25(rows.tolist()), groups, None),
     ]
 
 
@@ -166,12 +167,13 @@ def terms(text: str) -> list[str]:
     return found
 
 
-def _of_embeddings(name: str, found: heldout.Encoded) -> Method:
+def _of_embeddings(name: str, found: heldout.Encoded, groups: np.ndarray) -> Method:
     scores = retrieval.cosines(found.first, found.second)
     every = np.concatenate([found.first, found.second])
     return _of_scores(
         name,
         scores,
+        groups,
         (
             float(contrastive.alignment(jnp.asarray(found.first), jnp.asarray(found.second))),
             float(contrastive.uniformity(jnp.asarray(every))),
@@ -179,9 +181,11 @@ def _of_embeddings(name: str, found: heldout.Encoded) -> Method:
     )
 
 
-def _of_scores(name: str, scores: np.ndarray, shape: tuple[float, float] | None) -> Method:
+def _of_scores(
+    name: str, scores: np.ndarray, groups: np.ndarray, shape: tuple[float, float] | None
+) -> Method:
     ranks = retrieval.partner_ranks(scores)
-    recall = {at: retrieval.recall(ranks, at=at, seed=_SEED) for at in RECALL_AT}
+    recall = {at: retrieval.recall(ranks, groups, at=at, seed=_SEED) for at in RECALL_AT}
     return Method(name, recall, *((None, None) if shape is None else shape))
 
 
@@ -239,7 +243,8 @@ def _words(run: Opened, findings: Findings) -> list[str]:
         "# The semantic space of held-out text",
         f"{num:,} held-out documents with two spans of {length} tokens each "
         f"({run.data.heldout.num_short:,} were too short); the partner of each of the {2 * num:,} "
-        f"spans is looked for among all {2 * num - 1:,} others, so chance is "
+        f"spans is looked for among all {2 * num - 1:,} others (other parts of its module are "
+        "wrong answers; intervals draw whole modules), so chance is "
         f"{100.0 / (2 * num - 1):.2f}% at 1. Step {run.step}. Next token: "
         f"{findings.heldout_loss:.4f} nats a token of these spans.",
         page.picture("recall.png", "How often the partner is found"),
@@ -271,13 +276,11 @@ def _table(found: list[Method]) -> str:
 def _triples(judged: list[word_triples.Judged]) -> list[str]:
     if not judged:
         return [f"No triple has words that all occur {MIN_COUNT} times in the training text."]
-    right = np.array([each.related > each.unrelated for each in judged], np.float64)
-    share = retrieval.mean_over_documents(right, seed=_SEED)
-    interval = "" if share.low is None else f" [{100 * share.low:.0f}, {100 * share.high:.0f}]"  # type: ignore[operator]
+    num_right = sum(each.related > each.unrelated for each in judged)
     return [
         f"Triples of words, each the mean of {NUM_CONTEXTS} training spans that end with it: the "
-        f"word is nearer to the related one in {100 * share.value:.0f}%{interval} of "
-        f"{len(judged)} (chance 50%).",
+        f"word is nearer to the related one in {num_right} of {len(judged)}; a coin would be right "
+        "in half. Triples share words, so that they are fewer than they look.",
         page.table(
             ["word", "related", "unrelated", "counts", "cosines"],
             [

@@ -10,7 +10,7 @@ from rich import console as rich_console
 from deepseek_jax.contrastive import heldout, step
 from deepseek_jax.core.contrastive_spec import ContrastiveRunSpec
 from deepseek_jax.data import record as corpus_record
-from deepseek_jax.data import spans
+from deepseek_jax.data import spans, tokenizers
 from deepseek_jax.data.spans import SpanData
 from deepseek_jax.nn.span import SpanDecoder
 from deepseek_jax.parallel import placement
@@ -47,12 +47,11 @@ def train(
                 soft_wrap=True,
             )
         stage = _build(spec, data)
-        facts = {"corpus": data.record.sha256, "tokenizer": data.tokenizer.sha256}
 
         def begin(first: int) -> None:
             if not workdir.has_begun(directory):
                 corpus_record.write(data.record, directory / "data" / "corpus.json")
-            stage_inputs.begin(directory, spec, data.tokenizer, facts, step=first)
+            stage_inputs.begin(directory, spec, data.tokenizer, facts_of(data), step=first)
 
         return stage_loop.run(stage, spec.train, directory, begin=begin, console=console)
 
@@ -60,7 +59,7 @@ def train(
 def load_data(
     directory: pathlib.Path, spec: ContrastiveRunSpec, *, given: SpanData | None = None
 ) -> SpanData:
-    """The run's text, with the tokenizer that it has begun with, if it has.
+    """The run's text; of a run that has begun, with the tokenizer and corpus that it began with.
 
     Args:
       directory: of the run.
@@ -68,13 +67,17 @@ def load_data(
       given: what the settings name, where it has been read before; None reads it.
 
     Raises:
-      ValueError: as `spans.load`; or there are fewer documents than settings ask for.
+      ValueError: as `spans.load`; another corpus or tokenizer than the run began with, or one with
+        more tokens than the model; or there are fewer documents than settings ask for.
     """
     begun = workdir.has_begun(directory)
     tokenizer_path = str(directory / "tokenizer.json") if begun else None
     data = given
     if data is None:
-        data = spans.load(spec.data, seed=spec.seed, tokenizer_path=tokenizer_path)
+        data = spans.load(spec.data, tokenizer_path=tokenizer_path)
+    if begun:
+        stage_inputs.check(directory, facts_of(data))
+    tokenizers.check_vocabulary(data.tokenizer, model_vocab_size=spec.model.vocab_size)
     for name, asked, side in (
         ("batch_size", spec.contrastive.batch_size, data.train),
         ("eval_documents", spec.contrastive.eval_documents, data.heldout),
@@ -85,6 +88,11 @@ def load_data(
                 "that have two spans"
             )
     return data
+
+
+def facts_of(data: SpanData) -> dict[str, str]:
+    """What tells a run's text from another."""
+    return {"corpus": data.record.sha256, "tokenizer": data.tokenizer.sha256}
 
 
 def _build(spec: ContrastiveRunSpec, data: SpanData) -> stage_loop.Stage:

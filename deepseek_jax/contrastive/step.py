@@ -1,5 +1,6 @@
 """One step on pairs of spans: the next token, and which spans belong together. Floor 6."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,9 @@ from deepseek_jax.ops import balance
 from deepseek_jax.parallel.layout import Layout
 from deepseek_jax.training import step as step_lib
 from deepseek_jax.training.state import TrainState
+
+# The largest inverse temperature, as in arXiv:2103.00020.
+MAX_SCALE = 100.0
 
 Metrics = dict[str, Array]
 # (state, rows [2 B, L], groups [B]) -> (state, metrics)
@@ -35,6 +39,15 @@ def next_token_nats(output: SpanOutput, rows: Int[Array, "B L"]) -> Float[Array,
     return next_token.next_token_terms(output.logits[:, :-1], rows[:, 1:])
 
 
+def _capped(params: Any, spec: ContrastiveRunSpec) -> Any:
+    """The parameters with a learned scale of at most `MAX_SCALE`; its gradient stays alive."""
+    if not spec.contrastive.learn_temperature:
+        return params
+    head = params["span_head"]
+    capped = jnp.minimum(head["log_scale"], math.log(MAX_SCALE))
+    return {**params, "span_head": {**head, "log_scale": capped}}
+
+
 def make_step(
     spec: ContrastiveRunSpec,
     optimizer: optax.GradientTransformation,
@@ -47,7 +60,7 @@ def make_step(
         loss = mean next-token nats + weight * mean InfoNCE + balancing losses
 
     The similarities are of the whole batch, wherever its rows lie: every device's spans are
-    negatives of every other's.
+    negatives of every other's, but for those of the same group.
 
     Args:
       spec: of the run.
@@ -84,7 +97,7 @@ def make_step(
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         new = state._replace(
             step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
+            params=_capped(optax.apply_updates(state.params, updates), spec),
             balance=step_lib.moved_biases(state.balance, stats, rate=spec.model.bias_update_rate),
             opt_state=opt_state,
         )

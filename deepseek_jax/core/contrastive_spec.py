@@ -21,7 +21,7 @@ class ContrastiveSpec:
       projection_dim: P, width of the embeddings; 0 with weight 0.0.
       temperature: of the similarities, at the start where it is learned; 0.0 with weight 0.0.
       learn_temperature: whether it is learned.
-      batch_size: pairs of a step; every other pair is a negative of each.
+      batch_size: pairs of a step; each is a negative of all that are of other groups.
       eval_documents: held-out documents, a pair of spans of each, that are measured in training.
     """
 

@@ -18,6 +18,9 @@ from deepseek_jax.data.documents import Document
 from deepseek_jax.data.record import CorpusRecord
 from deepseek_jax.data.tokenizers import Tokenizer
 
+# Of the documents, the same for every run: `batch` shuffles them, and held-out pairs stay the same.
+_ORDER = 0
+
 
 class SpanDocuments(NamedTuple):
     """Documents that are long enough for two spans.
@@ -54,12 +57,11 @@ class SpanPairs(NamedTuple):
     groups: Int32[np.ndarray, " B"]
 
 
-def load(data_spec: DataSpec, *, seed: int, tokenizer_path: str | None) -> SpanData:
+def load(data_spec: DataSpec, *, tokenizer_path: str | None) -> SpanData:
     """Reads, splits and tokenizes the text that the settings name.
 
     Args:
       data_spec: its `sequence_length` is L.
-      seed: of the order of documents.
       tokenizer_path: a `tokenizer.json` to use instead, when a run goes on; None.
 
     Raises:
@@ -77,7 +79,7 @@ def load(data_spec: DataSpec, *, seed: int, tokenizer_path: str | None) -> SpanD
         tokenizer = tokenizers.load(tokenizer_path)
     length = data_spec.sequence_length
     sides = {
-        name: _long_enough(rows_lib.shuffled(side, seed=seed), tokenizer, span_length=length)
+        name: _long_enough(rows_lib.shuffled(side, seed=_ORDER), tokenizer, span_length=length)
         for name, side in (("train", corpus.train), ("heldout", corpus.heldout))
     }
     for name, side in sides.items():

@@ -43,27 +43,27 @@ def partner_ranks(scores: Float[np.ndarray, "S S"]) -> Int[np.ndarray, "N 2"]:
     queries = np.arange(2 * num)
     partners = (queries + num) % (2 * num)
     own = scores[queries, partners][:, None]
-    before = scores >= own
+    # Not `scores >= own`: what is no number tells nothing apart either.
+    before = ~(scores < own)
     before[queries, queries] = False
     before[queries, partners] = False
     return 1 + before.sum(axis=1).reshape(2, num).T
 
 
-def recall(ranks: Int[np.ndarray, "N 2"], *, at: int, seed: int) -> Estimate:
-    """Share of the queries whose partner is among the first `at`; resamples of documents.
+def recall(
+    ranks: Int[np.ndarray, "N 2"], groups: Int[np.ndarray, " N"], *, at: int, seed: int
+) -> Estimate:
+    """Share of the queries whose partner is among the first `at`; resamples of groups.
 
     Args:
       ranks: of `partner_ranks`.
+      groups: of the documents; code and prose of one module are drawn together.
       at: k.
       seed: of the resamples.
     """
-    hits = np.mean(ranks <= at, axis=1)
-    return mean_over_documents(hits, seed=seed)
-
-
-def mean_over_documents(values: Float[np.ndarray, " N"], *, seed: int) -> Estimate:
-    """The mean with its bootstrap interval."""
-    return bootstrap.ratio(values, np.ones(len(values), np.int64), seed=seed)
+    _, owner = np.unique(groups, return_inverse=True)
+    hits = np.bincount(owner, weights=(ranks <= at).sum(axis=1))
+    return bootstrap.ratio(hits, 2 * np.bincount(owner), seed=seed)
 
 
 def bm25(spans: Sequence[Sequence[Hashable]]) -> Float[np.ndarray, "S S"]:

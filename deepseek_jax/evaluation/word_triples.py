@@ -112,7 +112,7 @@ def contexts(
     num: int,
     span_length: int,
 ) -> Int64[np.ndarray, "num L"]:
-    """Spans that end with a word, drawn without repetition from those that have enough before.
+    """Spans that end with a word and have enough before it, at most one a document.
 
     Args:
       documents: token ids.
@@ -122,10 +122,13 @@ def contexts(
       span_length: L.
     """
     enough = [place for place in places if place[1] >= span_length]
-    chosen = generator.permutation(len(enough))[:num]
+    # A dict keeps one place of each document, the last of a random order.
+    mixed = dict(enough[i] for i in generator.permutation(len(enough)))
+    chosen = sorted(mixed.items())
+    kept = generator.permutation(len(chosen))[:num]
     rows = [
         documents[number][end - span_length : end]
-        for number, end in (enough[i] for i in sorted(chosen.tolist()))
+        for number, end in (chosen[i] for i in sorted(kept.tolist()))
     ]
     return np.array(rows, np.int64).reshape(len(rows), span_length)
 

@@ -15,9 +15,6 @@ from deepseek_jax.nn.context import SequenceContext
 from deepseek_jax.ops.balance import RouterStats
 from deepseek_jax.parallel import layout as layout_lib
 
-# As in arXiv:2103.00020: beyond it the loss of a pair that is already right has steep gradients.
-MAX_SCALE = 100.0
-
 
 class SpanOutput(NamedTuple):
     """What `ModelOutput` has, the hidden states, and what the projection head says of spans.
@@ -62,7 +59,8 @@ class SpanDecoder(model_lib.Decoder, kw_only=True):
         projected, scale = None, None
         if self.contrastive.is_on:
             projected, scale = self.span_head(hidden[:, -1])
-            projected = layout_lib.constrain(self.layout, projected, "batch", None)
+            # Gathered once, whole on every device: every span is compared with every other.
+            projected = layout_lib.constrain(self.layout, projected, None, None)
         return SpanOutput(
             self._logits(hidden),
             jnp.mean(outputs.aux_loss),
@@ -82,12 +80,12 @@ class SpanHead(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B D"]) -> tuple[Float[Array, "B P"], Float[Array, ""]]:
         """Projections of hidden states, not normalised, and the scale of their cosines."""
-        init = parameters.scaled_normal("embed", None, fan_in=self.dim)
+        # Small, and whole on every device.
+        init = parameters.scaled_normal(None, None, fan_in=self.dim)
         inner = self.param("inner", init, (self.dim, self.dim), jnp.float32)
         outer = self.param("outer", init, (self.dim, self.contrastive.projection_dim), jnp.float32)
         log_scale = jnp.float32(-math.log(self.contrastive.temperature))
         if self.contrastive.learn_temperature:
             start = nn.initializers.constant(log_scale)
             log_scale = self.param("log_scale", parameters.named(start), (), jnp.float32)
-        hidden = jax.nn.gelu(x.astype(jnp.float32) @ inner)
-        return hidden @ outer, jnp.exp(jnp.minimum(log_scale, math.log(MAX_SCALE)))
+        return jax.nn.gelu(x.astype(jnp.float32) @ inner) @ outer, jnp.exp(log_scale)

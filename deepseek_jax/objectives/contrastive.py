@@ -21,8 +21,8 @@ def info_nce_terms(
         s_ij = scale * first_i . second_j
         term_i = (logsumexp_j s_ij + logsumexp_j s_ji) / 2 - s_ii
 
-    where j runs over i itself and all pairs of other groups: what is of the same document as i
-    is neither its partner nor a negative.
+    where j runs over i itself and all pairs of other groups: what is of the same group as i (a
+    document, or the parts of one module) is neither its partner nor a negative.
 
     Args:
       first: [B, P] float32, of length 1.

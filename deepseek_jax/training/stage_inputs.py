@@ -79,14 +79,22 @@ def begin(
     """
     path = directory / "record.json"
     if workdir.has_begun(directory):
-        saved = workdir.read_json(path)["inputs"]
-        for name, value in inputs.items():
-            if saved[name] != value:
-                raise ValueError(
-                    f"{path}: the run began with {name} {saved[name]}, now it is {value}"
-                )
+        check(directory, inputs)
         workdir.record_start(path, spec.mesh, step=step)
         return
     tokenizer.save(directory / "tokenizer.json")
     workdir.write_json(path, {**workdir.setup_of(spec.mesh), "inputs": inputs, "gone_on": []})
     workdir.write_config(directory, spec)
+
+
+def check(directory: pathlib.Path, inputs: dict[str, Any]) -> None:
+    """Raises unless the inputs are those that the run in a directory began with.
+
+    Raises:
+      ValueError: names the first that differs.
+    """
+    path = directory / "record.json"
+    saved = workdir.read_json(path)["inputs"]
+    for name, value in inputs.items():
+        if saved[name] != value:
+            raise ValueError(f"{path}: the run began with {name} {saved[name]}, now it is {value}")

@@ -142,7 +142,7 @@ def _advanced(spec, data):
 def test_negatives_are_those_of_all_devices(folder, shape):
     """On eight devices the loss is that of one: no device has negatives of its own only."""
     spec = tiny.spec(folder)
-    data = spans.load(spec.data, seed=0, tokenizer_path=None)
+    data = spans.load(spec.data, tokenizer_path=None)
     names = dict(zip(("data", "expert", "model"), shape, strict=True))
     mesh = MeshSpec(**names, exchange="exact", rows_factor=0.0)
     alone = _advanced(spec, data)
@@ -151,6 +151,31 @@ def test_negatives_are_those_of_all_devices(folder, shape):
         assert first.keys() == second.keys()
         for name in ("loss", "contrastive_loss", "gradient_norm"):
             np.testing.assert_allclose(first[name], second[name], **tolerances.MODEL_F32)
+
+
+def _step_of(spec):
+    """The training step on one device, and a state of a large temperature to step from."""
+    model = SpanDecoder(spec.model, contrastive=spec.contrastive)
+    transform = optimizer.make_optimizer(spec.optimizer, num_steps=9)
+    now = state.initial_state(model, transform, jax.random.key(0), sequence_length=tiny.LENGTH)
+    return step.make_step(spec, transform, None, shardings=None), now
+
+
+def test_what_is_of_one_group_is_no_negative(folder):
+    """With one group in the batch nothing is left to tell apart."""
+    train_step, now = _step_of(tiny.spec(folder))
+    rows = np.random.default_rng(0).integers(0, 250, (32, tiny.LENGTH), np.int32)
+    _, told = train_step(now, rows, np.zeros(16, np.int32))
+    np.testing.assert_allclose(told["contrastive_loss"], 0.0, atol=1e-5)
+
+
+def test_a_learned_scale_is_capped(folder):
+    spec = tiny.spec(folder, contrastive={"temperature": 0.001})
+    train_step, now = _step_of(spec)
+    rows = np.random.default_rng(0).integers(0, 250, (32, tiny.LENGTH), np.int32)
+    now, _ = train_step(now, rows, np.arange(16, dtype=np.int32))
+    scale = np.exp(now.params["span_head"]["log_scale"])
+    np.testing.assert_allclose(scale, step.MAX_SCALE, rtol=1e-5)
 
 
 def test_too_few_documents_are_refused_by_name(folder, tmp_path):
@@ -169,12 +194,14 @@ def test_another_corpus_is_refused(folder, tmp_path):
     again = dataclasses.replace(spec, train=dataclasses.replace(spec.train, restore_step=2))
     with pytest.raises(ValueError, match="the run began with corpus"):
         stage.train(again, tmp_path / "run", console=QUIET)
+    with pytest.raises(ValueError, match="the run began with corpus"):
+        semantics.open_run(tmp_path / "run")
 
 
 def test_one_pass_gives_all_kinds(folder):
     spec = tiny.spec(folder)
     model = SpanDecoder(spec.model, contrastive=spec.contrastive)
-    data = spans.load(spec.data, seed=0, tokenizer_path=None)
+    data = spans.load(spec.data, tokenizer_path=None)
     pairs = heldout.pairs(data.heldout, num=5, span_length=tiny.LENGTH)
     fresh = state.initial_state(
         model, optimizer.without_moments(), jax.random.key(0), sequence_length=tiny.LENGTH

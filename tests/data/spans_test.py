@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from deepseek_jax.core.run_spec import DataSpec
-from deepseek_jax.data import spans
+from deepseek_jax.data import sources, spans
+from deepseek_jax.data.documents import Document
 
 LENGTH = 4
 
@@ -60,7 +61,7 @@ def test_a_document_that_is_too_short_is_refused():
 
 
 def test_short_documents_are_counted_and_sides_are_apart(folder):
-    data = spans.load(_spec(folder), seed=0, tokenizer_path=None)
+    data = spans.load(_spec(folder), tokenizer_path=None)
     sides = (data.train, data.heldout)
     assert sum(len(side.token_ids) for side in sides) == 11
     assert sum(side.num_short for side in sides) == 1  # the a's
@@ -70,7 +71,7 @@ def test_short_documents_are_counted_and_sides_are_apart(folder):
 
 
 def test_batches_are_of_one_document_each_and_know_their_step(folder):
-    data = spans.load(_spec(folder), seed=0, tokenizer_path=None)
+    data = spans.load(_spec(folder), tokenizer_path=None)
     size = len(data.train.token_ids)
 
     def batch(step, seed=0):
@@ -86,8 +87,26 @@ def test_batches_are_of_one_document_each_and_know_their_step(folder):
     assert (batch(0, seed=1).first != taken.first).any()
 
 
+def test_code_and_prose_of_a_module_are_one_group(monkeypatch):
+    found = sources.Found(
+        [
+            Document(f"{kind}{number}", f"module{number}", kind, f"{kind}{number} " * 4)
+            for number in range(4)
+            for kind in ("code", "prose")
+        ],
+        [],
+    )
+    monkeypatch.setattr(spans.corpus_lib, "read", lambda _: found)
+    data = spans.load(_spec("any"), tokenizer_path=None)
+    for side in (data.train, data.heldout):
+        numbers = [name[-1] for name in side.names]
+        assert len(side.names) == 2 * len(set(numbers))
+        same = np.array(numbers)[:, None] == np.array(numbers)[None]
+        np.testing.assert_array_equal(side.groups[:, None] == side.groups[None], same)
+
+
 def test_a_side_without_spans_is_refused(tmp_path):
     for name in "ab":
         (tmp_path / name).write_text(name * 5)
     with pytest.raises(ValueError, match="none of the 1 documents of the side 'train' has two"):
-        spans.load(_spec(tmp_path), seed=0, tokenizer_path=None)
+        spans.load(_spec(tmp_path), tokenizer_path=None)

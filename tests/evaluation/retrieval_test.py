@@ -27,16 +27,21 @@ def test_a_method_that_tells_nothing_apart_finds_nothing():
 
 def test_recall_by_hand():
     ranks = retrieval.partner_ranks(SCORES)
-    assert retrieval.recall(ranks, at=1, seed=0).value == 0.5
-    found = retrieval.recall(ranks, at=3, seed=0)
+    groups = np.array([4, 7])
+    assert retrieval.recall(ranks, groups, at=1, seed=0).value == 0.5
+    found = retrieval.recall(ranks, groups, at=3, seed=0)
     assert (found.value, found.low, found.high) == (1.0, 1.0, 1.0)
-    assert retrieval.recall(ranks[:1], at=1, seed=0) == (0.5, None, None)
+    assert retrieval.recall(ranks[:1], groups[:1], at=1, seed=0) == (0.5, None, None)
 
 
-def test_the_interval_is_of_documents():
-    hits = np.array([[1, 1]] * 50 + [[99, 99]] * 50)
-    found = retrieval.recall(hits, at=1, seed=0)
-    # Of 100 documents that are found or not: 1.96 * sqrt(0.25 / 100) on each side.
+def test_what_is_no_number_finds_nothing():
+    assert (retrieval.partner_ranks(np.full((6, 6), np.nan)) == 5).all()
+
+
+def test_the_interval_is_of_groups():
+    hits = np.array([[1, 1]] * 100 + [[99, 99]] * 100)
+    found = retrieval.recall(hits, np.arange(200) // 2, at=1, seed=0)
+    # Of 100 groups of two documents that are found or not: 1.96 * sqrt(0.25 / 100) on each side.
     assert abs(found.low - 0.402) < 0.02 and abs(found.high - 0.598) < 0.02
 
 
