@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from deepseek_jax.core import mesh_spec
+from deepseek_jax.core import run_spec
 from deepseek_jax.core.config import require
 from deepseek_jax.core.mesh_spec import MeshSpec
 from deepseek_jax.core.model_spec import ModelSpec
@@ -74,38 +74,11 @@ class ContrastiveRunSpec:
 
     def __post_init__(self) -> None:
         """Checks the rules that span two nodes."""
-        require(self.seed >= 0, "seed", self.seed, "at least 0")
+        run_spec.check_text(self.seed, self.model, self.data, self.optimizer, self.train.num_steps)
+        run_spec.check_mesh(self.mesh, self.model, num_rows=2 * self.contrastive.batch_size)
         require(
             self.data.prompt_field is None,
             "data.prompt_field",
             self.data.prompt_field,
             "None: spans are of whole documents",
-        )
-        require(
-            self.data.sequence_length % self.model.block_size == 0
-            and self.data.sequence_length <= self.model.context_length,
-            "data.sequence_length",
-            self.data.sequence_length,
-            f"a multiple of model.block_size={self.model.block_size}, at most "
-            f"model.context_length={self.model.context_length}",
-        )
-        if self.data.bpe_vocab_size is not None:
-            require(
-                self.data.bpe_vocab_size <= self.model.vocab_size,
-                "data.bpe_vocab_size",
-                self.data.bpe_vocab_size,
-                f"at most model.vocab_size={self.model.vocab_size}",
-            )
-        require(
-            self.optimizer.warmup_steps < self.train.num_steps,
-            "optimizer.warmup_steps",
-            self.optimizer.warmup_steps,
-            f"below train.num_steps={self.train.num_steps}",
-        )
-        mesh_spec.check_fit(self.mesh, self.model, num_rows=2 * self.contrastive.batch_size)
-        require(
-            self.mesh.exchange == "bounded" or self.model.dispatch == "dropless",
-            "mesh.exchange",
-            self.mesh.exchange,
-            f'"bounded" with model.dispatch={self.model.dispatch!r}',
         )

@@ -255,40 +255,57 @@ class RunSpec:
 
     def __post_init__(self) -> None:
         """Checks the rules that span two nodes."""
-        require(self.seed >= 0, "seed", self.seed, "at least 0")
-        require(
-            self.data.sequence_length % self.model.block_size == 0,
-            "data.sequence_length",
-            self.data.sequence_length,
-            f"a multiple of model.block_size={self.model.block_size}",
-        )
-        require(
-            self.data.sequence_length <= self.model.context_length,
-            "data.sequence_length",
-            self.data.sequence_length,
-            f"at most model.context_length={self.model.context_length}",
-        )
-        if self.data.bpe_vocab_size is not None:
-            require(
-                self.data.bpe_vocab_size <= self.model.vocab_size,
-                "data.bpe_vocab_size",
-                self.data.bpe_vocab_size,
-                f"at most model.vocab_size={self.model.vocab_size}",
-            )
-        require(
-            self.optimizer.warmup_steps < self.train.num_steps,
-            "optimizer.warmup_steps",
-            self.optimizer.warmup_steps,
-            f"below train.num_steps={self.train.num_steps}",
-        )
-        self._check_mesh()
+        check_text(self.seed, self.model, self.data, self.optimizer, self.train.num_steps)
+        check_mesh(self.mesh, self.model, num_rows=self.train.microbatch_size)
 
-    def _check_mesh(self) -> None:
-        mesh_spec.check_fit(self.mesh, self.model, num_rows=self.train.microbatch_size)
+
+def check_text(
+    seed: int, model: ModelSpec, data: DataSpec, optimizer: OptimizerSpec, num_steps: int
+) -> None:
+    """Checks what every run on text must hold.
+
+    Raises:
+      ValueError: names the setting.
+    """
+    require(seed >= 0, "seed", seed, "at least 0")
+    require(
+        data.sequence_length % model.block_size == 0,
+        "data.sequence_length",
+        data.sequence_length,
+        f"a multiple of model.block_size={model.block_size}",
+    )
+    require(
+        data.sequence_length <= model.context_length,
+        "data.sequence_length",
+        data.sequence_length,
+        f"at most model.context_length={model.context_length}",
+    )
+    if data.bpe_vocab_size is not None:
         require(
-            self.mesh.exchange == "bounded" or self.model.dispatch == "dropless",
-            "mesh.exchange",
-            self.mesh.exchange,
-            f'"bounded" with model.dispatch={self.model.dispatch!r}: the exact exchange is for '
-            "models that drop nothing",
+            data.bpe_vocab_size <= model.vocab_size,
+            "data.bpe_vocab_size",
+            data.bpe_vocab_size,
+            f"at most model.vocab_size={model.vocab_size}",
         )
+    require(
+        optimizer.warmup_steps < num_steps,
+        "optimizer.warmup_steps",
+        optimizer.warmup_steps,
+        f"below train.num_steps={num_steps}",
+    )
+
+
+def check_mesh(mesh: MeshSpec, model: ModelSpec, *, num_rows: int) -> None:
+    """Checks that rows and model of a run on text fit a mesh.
+
+    Raises:
+      ValueError: names the setting.
+    """
+    mesh_spec.check_fit(mesh, model, num_rows=num_rows)
+    require(
+        mesh.exchange == "bounded" or model.dispatch == "dropless",
+        "mesh.exchange",
+        mesh.exchange,
+        f'"bounded" with model.dispatch={model.dispatch!r}: the exact exchange is for '
+        "models that drop nothing",
+    )
