@@ -1,11 +1,12 @@
 """What the contrastive term gives retrieval, and what it costs the language loss.
 
 Run: python -m benchmarks.contrastive_pretraining --root=runs/contrastive_seeds --seeds=0,1,2
-     python -m benchmarks.contrastive_pretraining --variant=gpu_small
+     python -m benchmarks.contrastive_pretraining --variant=gpu_small --weights=0,0.1,0.3,1
 
-Trains with and without the term, for every seed, on the same documents, spans, steps and tokens;
-measures both on all held-out documents beside BM25 and prints the table. Text is read once, for
-all runs. What is finished is not trained again.
+Trains with every weight of the term (0 is without it) and every seed, on the same documents,
+spans, steps and tokens; measures each on all held-out documents beside BM25 and prints the table.
+Text is read once, for all runs. What stands finished in the root is neither trained nor measured
+again.
 """
 
 import argparse
@@ -14,15 +15,16 @@ import json
 import pathlib
 import platform
 import statistics
+import time
 from typing import Any
 
 import jax
 from rich import console as rich_console
 
 from deepseek_jax.contrastive import stage
+from deepseek_jax.core.contrastive_spec import ContrastiveRunSpec
 from deepseek_jax.data import spans
-from deepseek_jax.evaluation import page
-from experiments import numbers, semantics, settings
+from experiments import numbers, recipe, semantics, settings
 
 CONFIG = "experiments/configs/contrastive.py"
 
@@ -32,83 +34,98 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--root", type=pathlib.Path, default=pathlib.Path("runs/contrastive_seeds"))
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--variant", default="", help="of the config file")
-    parser.add_argument("--arms", default="with,without")
+    parser.add_argument("--variant", default="", help="of the config file, one with the term")
+    parser.add_argument("--weights", default="", help="of the term; default: 0 and the config's")
     arguments = parser.parse_args()
     console = rich_console.Console()
-    results: list[dict[str, Any]] = []
+    root = arguments.root.absolute()
+    recipe.keep_programs(root)
+    own = _spec(arguments.variant, weight=None, seed=0).contrastive.weight
+    weights = [float(part) for part in arguments.weights.split(",")] if arguments.weights else []
     data, lexical = None, None
+    results: list[dict[str, Any]] = []
     for seed in (int(part) for part in arguments.seeds.split(",")):
-        for arm in arguments.arms.split(","):
-            spec = _spec(arguments.variant, arm, seed)
-            if data is None:
-                data = spans.load(spec.data, tokenizer_path=None)
-            directory = arguments.root.absolute() / f"{arm}_{seed}"
-            stage.train(spec, directory, console=console, given=data)
-            run = semantics.open_run(directory, given=data)
-            lexical = lexical or semantics.lexical_methods(run)
-            found = semantics.measure(run, lexical=lexical)
-            semantics.write(directory, run, found)
-            methods = page.plain(found.methods)
-            loss = found.heldout_loss
-            results.append({"seed": seed, "arm": arm, "heldout_loss": loss, "methods": methods})
-            (arguments.root / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-            console.print(f"{arm}, seed {seed}: {loss:.4f} nats a token", highlight=False)
+        for weight in weights or [own, 0.0]:
+            directory = root / f"weight_{weight:g}_seed_{seed}"
+            if not (directory / "semantics.json").exists():
+                spec = _spec(arguments.variant, weight=weight, seed=seed)
+                if data is None:
+                    data = spans.load(spec.data, tokenizer_path=None)
+                begun = time.perf_counter()
+                stage.train(spec, directory, console=console, given=data)
+                trained = time.perf_counter()
+                run = semantics.open_run(directory, given=data)
+                lexical = lexical or semantics.lexical_methods(run)
+                semantics.write(directory, run, semantics.measure(run, lexical=lexical))
+                console.print(
+                    f"weight {weight:g}, seed {seed}: {trained - begun:.0f} s of training, "
+                    f"{time.perf_counter() - trained:.0f} s of measuring",
+                    highlight=False,
+                )
+            found = json.loads((directory / "semantics.json").read_text(encoding="utf-8"))
+            results.append({"seed": seed, "weight": weight} | found)
     report(console, results)
 
 
-def _spec(variant: str, arm: str, seed: int) -> Any:
-    names = [variant] if arm == "with" else [variant, "without"]
-    name = "_".join(part for part in names if part)
+def _spec(variant: str, *, weight: float | None, seed: int) -> ContrastiveRunSpec:
+    """The settings of a run; a weight of None is the config's own."""
+    name = "_".join(part for part in (variant, "without" if weight == 0.0 else "") if part)
     spec = settings.freeze(settings.load_config(f"{CONFIG}:{name}" if name else CONFIG))
+    assert isinstance(spec, ContrastiveRunSpec)
+    if weight:
+        term = dataclasses.replace(spec.contrastive, weight=weight)
+        spec = dataclasses.replace(spec, contrastive=term)
     return dataclasses.replace(spec, seed=seed)
 
 
 def report(console: rich_console.Console, results: list[dict[str, Any]]) -> None:
-    """Means and deviations over the seeds: recall of each method, and the loss of each arm."""
+    """Means and deviations over the seeds: recall of each method, and the loss of each weight."""
     table = numbers.table(
         "Partner among all held-out spans, mean +- deviation of the seeds (%)",
-        "arm and method",
+        "weight and method",
         "recall@1",
         "recall@10",
-        "over BM25 at 1",
+        "of BM25 @1",
     )
-    best = statistics.mean(
-        max(
-            method["recall"]["1"]["value"]
-            for method in result["methods"]
-            if method["name"].startswith("BM25")
-        )
-        for result in results
+    best = max(
+        method["recall"]["1"]["value"]
+        for method in results[0]["methods"]
+        if method["name"].startswith("BM25")
     )
-    arms = sorted({result["arm"] for result in results})
-    for arm in arms:
-        chosen = [result for result in results if result["arm"] == arm]
+    weights = sorted({result["weight"] for result in results})
+    for weight in weights:
+        chosen = [result for result in results if result["weight"] == weight]
         for place, method in enumerate(chosen[0]["methods"]):
-            if method["name"].startswith(("untrained", "BM25")) and arm != arms[0]:
+            is_shared = method["name"].startswith(("untrained", "BM25"))
+            if is_shared and weight != weights[-1]:
                 continue
             at = {
                 k: [result["methods"][place]["recall"][k]["value"] for result in chosen]
                 for k in ("1", "10")
             }
             table.add_row(
-                f"{arm}: {method['name']}",
+                method["name"] if is_shared else f"{weight:g}: {method['name']}",
                 *(_spread([100.0 * value for value in at[k]], digits=1) for k in ("1", "10")),
                 f"{statistics.mean(at['1']) / best:.2f}",
             )
     console.print(table)
     losses = {
-        arm: [result["heldout_loss"] for result in results if result["arm"] == arm] for arm in arms
+        weight: {
+            result["seed"]: result["heldout_loss"]
+            for result in results
+            if result["weight"] == weight
+        }
+        for weight in weights
     }
-    told = ", ".join(f"{arm} {_spread(values, digits=4)}" for arm, values in losses.items())
-    if len(arms) == 2:
-        gaps = [first - second for first, second in zip(*losses.values(), strict=True)]
-        told += f"; the term costs {_spread(gaps, digits=4)}"
+    for weight, by_seed in losses.items():
+        told = f"weight {weight:g}: next token {_spread(list(by_seed.values()), digits=4)} nats"
+        if weight and 0.0 in losses:
+            costs = [loss - losses[0.0][seed] for seed, loss in by_seed.items()]
+            told += f", {_spread(costs, digits=4)} more than without the term"
+        console.print(told, highlight=False)
     console.print(
-        f"next token, nats a token: {told}",
-        f"{jax.devices()[0].device_kind}, jax {jax.__version__}, "
-        f"Python {platform.python_version()}",
-        sep="\n",
+        f"{results[0]['num_documents']:,} held-out documents; {jax.devices()[0].device_kind}, "
+        f"jax {jax.__version__}, Python {platform.python_version()}",
         highlight=False,
     )
 

@@ -67,13 +67,17 @@ class Method(NamedTuple):
 
 
 class Findings(NamedTuple):
-    """What is measured of a run; `embeddings` are those that it was trained for."""
+    """What is measured of a run; `embeddings` are those that it was trained for.
+
+    `triples` are by method: what the run was trained for, the same untrained, the words' own
+    token embeddings.
+    """
 
     step: int
     num_documents: int
     heldout_loss: float
     methods: list[Method]
-    triples: list[word_triples.Judged]
+    triples: dict[str, list[word_triples.Judged]]
     embeddings: heldout.Encoded
 
 
@@ -132,9 +136,8 @@ def measure(run: Opened, *, lexical: list[Method] | None = None) -> Findings:
     encode = heldout.make_encode(run.model, kinds)
     size = 2 * run.spec.contrastive.batch_size
     groups = run.pairs.groups
-    fresh, _ = heldout.encode_pairs(
-        encode, untrained(run), run.pairs, batch_size=size, layout=run.layout
-    )
+    initial = untrained(run)
+    fresh, _ = heldout.encode_pairs(encode, initial, run.pairs, batch_size=size, layout=run.layout)
     found, nats = heldout.encode_pairs(
         encode, run.variables, run.pairs, batch_size=size, layout=run.layout
     )
@@ -144,7 +147,7 @@ def measure(run: Opened, *, lexical: list[Method] | None = None) -> Findings:
         *(lexical_methods(run) if lexical is None else lexical),
     ]
     own = found[kinds[0]]
-    return Findings(run.step, len(own.first), nats, methods, triples(run), own)
+    return Findings(run.step, len(own.first), nats, methods, triples(run, encode, initial), own)
 
 
 def lexical_methods(run: Opened) -> list[Method]:
@@ -189,20 +192,26 @@ def _of_scores(
     return Method(name, recall, *((None, None) if shape is None else shape))
 
 
-def triples(run: Opened) -> list[word_triples.Judged]:
-    """The triples whose words occur often enough, a word being the mean of its contexts."""
+def triples(
+    run: Opened, encode: heldout.Encode, initial: dict[str, Any]
+) -> dict[str, list[word_triples.Judged]]:
+    """The triples whose words occur often enough, a word being the mean of its contexts.
+
+    Args:
+      run: of `open_run`.
+      encode: of `heldout.make_encode`, what the run was trained for first.
+      initial: of `untrained`.
+    """
     tokenizer, documents = run.data.tokenizer, run.data.train.token_ids
     continues = np.array(
         [bool(re.match(rb"[A-Za-z0-9_]", piece)) for piece in tokenizer.token_bytes], bool
     )
     generator = np.random.default_rng(_SEED)
-    kinds = heldout.kinds_of(run.spec.contrastive)[:1]
-    encode = heldout.make_encode(run.model, kinds)
     counts: dict[str, int] = {}
-    vectors = {}
+    rows: dict[str, np.ndarray] = {}
     for word in sorted({word for triple in word_triples.TRIPLES for word in triple}):
         places = word_triples.find(documents, tokenizer.encode(f" {word}"), continues)
-        rows = word_triples.contexts(
+        found = word_triples.contexts(
             documents,
             places,
             generator,
@@ -210,16 +219,31 @@ def triples(run: Opened) -> list[word_triples.Judged]:
             span_length=run.spec.data.sequence_length,
         )
         counts[word] = len(places)
-        if len(places) >= MIN_COUNT and len(rows) >= NUM_CONTEXTS:
-            found, _ = heldout.encode_all(
-                encode,
-                run.variables,
-                rows.astype(np.int32),
-                batch_size=NUM_CONTEXTS,
-                layout=run.layout,
-            )
-            vectors[word] = found[kinds[0]].mean(axis=0)
-    return word_triples.judge(word_triples.TRIPLES, counts, word_triples.centred(vectors))
+        if len(places) >= MIN_COUNT and len(found) >= NUM_CONTEXTS:
+            rows[word] = found.astype(np.int32)
+    if not rows:
+        return {}
+    kind = heldout.kinds_of(run.spec.contrastive)[0]
+
+    def of_contexts(variables: dict[str, Any]) -> dict[str, np.ndarray]:
+        size = 2 * run.spec.contrastive.batch_size
+        every = np.concatenate(list(rows.values()))
+        found, _ = heldout.encode_all(encode, variables, every, batch_size=size, layout=run.layout)
+        parts = np.split(found[kind], len(rows))
+        return {word: part.mean(axis=0) for word, part in zip(rows, parts, strict=True)}
+
+    embedding = np.asarray(run.variables["params"]["embed"]["embedding"])
+    vectors = {
+        _NAMES[kind]: of_contexts(run.variables),
+        f"untrained: {_NAMES[kind]}": of_contexts(initial),
+        "token embeddings of the word": {
+            word: embedding[tokenizer.encode(f" {word}")].mean(axis=0) for word in rows
+        },
+    }
+    return {
+        name: word_triples.judge(word_triples.TRIPLES, counts, word_triples.centred(each))
+        for name, each in vectors.items()
+    }
 
 
 def write(directory: pathlib.Path, run: Opened, findings: Findings) -> str:
@@ -273,23 +297,28 @@ def _table(found: list[Method]) -> str:
     )
 
 
-def _triples(judged: list[word_triples.Judged]) -> list[str]:
-    if not judged:
+def _triples(by_method: dict[str, list[word_triples.Judged]]) -> list[str]:
+    own = next(iter(by_method.values()), [])
+    if not own:
         return [f"No triple has words that all occur {MIN_COUNT} times in the training text."]
-    num_right = sum(each.related > each.unrelated for each in judged)
+    right = ", ".join(
+        f"{sum(each.related > each.unrelated for each in judged)} by the {name}"
+        for name, judged in by_method.items()
+    )
     return [
-        f"Triples of words, each the mean of {NUM_CONTEXTS} training spans that end with it: the "
-        f"word is nearer to the related one in {num_right} of {len(judged)}; a coin would be right "
-        "in half. Triples share words, so that they are fewer than they look.",
+        f"Triples of words, each the mean of {NUM_CONTEXTS} training spans that end with it (or of "
+        f"its tokens' embeddings), less the mean of all words: of {len(own)} words so many are "
+        f"nearer to the related one: {right}; a coin would be right in half. Triples share words, "
+        "so that they are fewer than they look.",
         page.table(
-            ["word", "related", "unrelated", "counts", "cosines"],
+            ["word", "related", "unrelated", "counts", *by_method],
             [
                 [
-                    *each.triple,
-                    ", ".join(f"{count:,}" for count in each.counts),
-                    f"{each.related:.3f}, {each.unrelated:.3f}",
+                    *each[0].triple,
+                    ", ".join(f"{count:,}" for count in each[0].counts),
+                    *(f"{judged.related:.3f}, {judged.unrelated:.3f}" for judged in each),
                 ]
-                for each in judged
+                for each in zip(*by_method.values(), strict=True)
             ],
         ),
     ]

@@ -34,7 +34,7 @@ _GPU: dict[str, Any] = {
     "data.max_bytes": 200_000_000,
     "data.bpe_vocab_size": 16384,
     "data.heldout_fraction": 0.05,
-    "contrastive.weight": 1.0,
+    "contrastive.weight": 0.3,
     "contrastive.batch_size": 256,
     "contrastive.projection_dim": 256,
     "contrastive.eval_documents": 512,
