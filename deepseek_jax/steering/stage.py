@@ -11,7 +11,6 @@ from deepseek_jax.core.steering_spec import SteeringRunSpec
 from deepseek_jax.data import tokenizers
 from deepseek_jax.data.steering import encoded
 from deepseek_jax.nn.steered import SteeredDecoder
-from deepseek_jax.parallel.layout import Layout
 from deepseek_jax.steering import batches
 from deepseek_jax.steering import step as step_lib
 from deepseek_jax.steering.batches import Batch, Described, TaskData
@@ -42,9 +41,8 @@ def train(
         tokenizer = tokenizers.bytes_tokenizer()
         tokenizers.check_vocabulary(tokenizer, model_vocab_size=spec.model.vocab_size)
         data = batches.make_data(spec, tokenizer)
-        layout, on_mesh = stage_inputs.make_layout(spec.mesh)
         facts = {"tasks": _fingerprint(data)}
-        stage = _build(spec, data, layout, on_mesh)
+        stage = build(spec, data)
 
         def begin(step: int) -> None:
             stage_inputs.begin(directory, spec, tokenizer, facts, step=step)
@@ -60,9 +58,14 @@ def _fingerprint(data: TaskData) -> str:
     return digest.hexdigest()
 
 
-def _build(
-    spec: SteeringRunSpec, data: TaskData, layout: Layout, on_mesh: Layout | None
-) -> stage_loop.Stage:
+def build(spec: SteeringRunSpec, data: TaskData) -> stage_loop.Stage:
+    """What the stage does, on the mesh of the settings.
+
+    Args:
+      spec: of the run.
+      data: of `batches.make_data`.
+    """
+    layout, on_mesh = stage_inputs.make_layout(spec.mesh)
     model = SteeredDecoder(spec.model, task_spec=spec.vector)
     length = spec.tasks.sequence_length(spec.model.block_size)
     placement = train_state.parameter_placement(model, sequence_length=length, mesh=layout.mesh)
@@ -70,6 +73,7 @@ def _build(
         spec.optimizer, num_steps=spec.train.num_steps, placement=placement
     )
     abstract = train_state.abstract(model, optimizer, sequence_length=length, mesh=layout.mesh)
+    shardings = train_state.shardings(abstract)
 
     def initial() -> train_state.TrainState:
         return train_state.initial_state(
@@ -77,7 +81,7 @@ def _build(
         )
 
     placed = SteeredDecoder(spec.model, on_mesh, spec.vector)
-    on_batch = step_lib.make_step(placed, optimizer)
+    on_batch = step_lib.make_step(placed, optimizer, shardings=shardings)
     is_right = step_lib.make_right(placed)
 
     def measure(now: train_state.TrainState) -> dict[str, float]:
@@ -95,7 +99,7 @@ def _build(
 
     return stage_loop.Stage(
         abstract,
-        jax.jit(initial, out_shardings=train_state.shardings(abstract)),
+        jax.jit(initial, out_shardings=shardings),
         lambda now, step: on_batch(now, batches.draw(spec, data, step=step)),
         measure,
     )

@@ -18,7 +18,10 @@ Metrics = dict[str, Array]
 
 
 def make_step(
-    model: SteeredDecoder, optimizer: optax.GradientTransformation
+    model: SteeredDecoder,
+    optimizer: optax.GradientTransformation,
+    *,
+    shardings: TrainState | None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """A jitted step; it consumes its state.
 
@@ -28,6 +31,7 @@ def make_step(
     Args:
       model: whatever mesh it lies on.
       optimizer: makes the updates.
+      shardings: how the new state lies on a mesh; None on one device.
     """
 
     def loss(params: PyTree, balance: PyTree, batch: Batch) -> tuple[Array, Metrics]:
@@ -50,7 +54,7 @@ def make_step(
         )
         return step_lib.new_if_finite(new, state, told.values()), told
 
-    return jax.jit(step, donate_argnums=0)
+    return step_lib.jitted(step, shardings)
 
 
 def make_right(model: SteeredDecoder) -> Callable[[Any, Batch], Bool[Array, " B"]]:

@@ -12,25 +12,10 @@ from deepseek_jax.data import tokenizers
 from deepseek_jax.data.steering import encoded
 from deepseek_jax.steering import batches, stage
 from deepseek_jax.training import metrics
-from experiments import settings, steering
+from experiments import steering
+from tests.steering import tiny
 
 QUIET = rich_console.Console(quiet=True)
-
-
-def make_spec(**changes):
-    """The config's structure with small sizes."""
-    config = settings.load_config("experiments/configs/steering.py")
-    small = {"num_layers": 1, "model_dim": 16, "num_heads": 2, "num_kv_heads": 1, "head_dim": 8}
-    config.model.update(small | {"expert_hidden_dim": 8, "num_groups": 2, "num_experts": 4})
-    config.tasks.update(
-        {"num_digits": 2, "num_train": 80, "num_heldout": 20, "inputs_per_description": 2}
-    )
-    config.vector.update({"dim": 8, "encoder_dim": 8, "num_queries": 2})
-    config.train.update({"num_steps": 4, "eval_every": 2, "checkpoint_every": 2})
-    config.train.keep_checkpoints = 3
-    config.optimizer.warmup_steps = 1
-    config.update_from_flattened_dict(changes)
-    return settings.freeze(config)
 
 
 def lines(directory):
@@ -39,7 +24,7 @@ def lines(directory):
 
 
 def test_every_task_draws_the_same_inputs_and_answers_alone_are_targets():
-    spec = make_spec()
+    spec = tiny.spec()
     data = batches.make_data(spec, tokenizers.bytes_tokenizer())
     seen = collections.defaultdict(set)
     for step in range(300):
@@ -59,7 +44,7 @@ def test_every_task_draws_the_same_inputs_and_answers_alone_are_targets():
 
 
 def test_a_batch_follows_from_seed_and_step_and_some_descriptions_are_missing():
-    spec = make_spec()
+    spec = tiny.spec()
     data = batches.make_data(spec, tokenizers.bytes_tokenizer())
     one, again, other = (batches.draw(spec, data, step=step) for step in (7, 7, 8))
     np.testing.assert_array_equal(one.description, again.description)
@@ -80,18 +65,18 @@ def test_a_batch_follows_from_seed_and_step_and_some_descriptions_are_missing():
 )
 def test_a_bad_setting_is_refused(name, value, message):
     with pytest.raises(ValueError, match=message):
-        make_spec(**{name: value})
+        tiny.spec(**{name: value})
 
 
 def test_a_vector_that_does_nothing_is_refused():
-    vector = make_spec().vector
+    vector = tiny.spec().vector
     with pytest.raises(ValueError, match="the vector would do nothing"):
         dataclasses.replace(vector, shifts_router=False, modulates_blocks=False)
 
 
 @pytest.mark.deep
 def test_a_resumed_run_equals_one_that_never_stopped_and_is_measured(tmp_path):
-    spec = make_spec()
+    spec = tiny.spec()
     stage.train(spec, tmp_path / "whole", console=QUIET)
     again = dataclasses.replace(spec, train=dataclasses.replace(spec.train, restore_step=2))
     whole = lines(tmp_path / "whole")
