@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import json
+import types
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from rich import console as rich_console
 
 from deepseek_jax.data import tokenizers
 from deepseek_jax.data.steering import encoded
-from deepseek_jax.steering import batches, stage
+from deepseek_jax.steering import batches, stage, step
 from deepseek_jax.training import metrics
 from experiments import steering
 from tests.steering import tiny
@@ -27,10 +28,10 @@ def test_every_task_draws_the_same_inputs_and_answers_alone_are_targets():
     spec = tiny.spec()
     data = batches.make_data(spec, tokenizers.bytes_tokenizer())
     seen = collections.defaultdict(set)
-    for step in range(300):
-        rows = batches.draw(spec, data, step=step).rows
+    for number in range(300):
+        rows = batches.draw(spec, data, step=number).rows
         task_ids = batches.order.batch_ids(
-            step=step, batch_size=24, num_rows=len(data.tasks), seed=spec.seed
+            step=number, batch_size=24, num_rows=len(data.tasks), seed=spec.seed
         )
         for task, row in zip(np.repeat(task_ids, 2), rows.tokens, strict=True):
             seen[task].add(tuple(row[:4]))
@@ -46,10 +47,10 @@ def test_every_task_draws_the_same_inputs_and_answers_alone_are_targets():
 def test_a_batch_follows_from_seed_and_step_and_some_descriptions_are_missing():
     spec = tiny.spec()
     data = batches.make_data(spec, tokenizers.bytes_tokenizer())
-    one, again, other = (batches.draw(spec, data, step=step) for step in (7, 7, 8))
+    one, again, other = (batches.draw(spec, data, step=number) for number in (7, 7, 8))
     np.testing.assert_array_equal(one.description, again.description)
     assert (one.description != other.description).any()
-    drawn = [batches.draw(spec, data, step=step).description for step in range(100)]
+    drawn = [batches.draw(spec, data, step=number).description for number in range(100)]
     assert np.mean(~np.concatenate(drawn).any(axis=1)) == pytest.approx(0.1, abs=0.03)
 
 
@@ -72,6 +73,29 @@ def test_a_vector_that_does_nothing_is_refused():
     vector = tiny.spec().vector
     with pytest.raises(ValueError, match="the vector would do nothing"):
         dataclasses.replace(vector, shifts_router=False, modulates_blocks=False)
+
+
+@pytest.mark.parametrize("compositions", [False, True])
+@pytest.mark.parametrize("each", [2, 3])
+def test_every_task_counts_once_on_every_heldout_input(monkeypatch, compositions, each):
+    """20 tasks do not fill the last batch, and 3 inputs a description are no part of 20 inputs."""
+    changes = {"tasks.trains_compositions": compositions, "tasks.inputs_per_description": each}
+    spec = tiny.spec(**changes)
+    data = batches.make_data(spec, tokenizers.bytes_tokenizer())
+    listed = (data.train_descriptions, data.heldout_descriptions)
+    known = {tuple(row) for of in listed for row in of.tokens[of.task_ids == 0]}
+    first_input = data.heldout.prompts[0]
+
+    def is_first_task(_, batch):
+        return np.repeat([tuple(row) in known for row in batch.description], each)
+
+    def is_first_input(_, batch):
+        return (batch.rows.tokens[:, : len(first_input)] == first_input).all(axis=1)
+
+    for is_right, share in ((is_first_task, len(data.tasks)), (is_first_input, 20)):
+        monkeypatch.setattr(step, "make_right", lambda _, is_right=is_right: is_right)
+        told = stage.build(spec, data).measure(types.SimpleNamespace(params={}, balance={}))
+        assert told == pytest.approx(dict.fromkeys(told, 1 / share)) and len(told) == 2
 
 
 @pytest.mark.deep
