@@ -65,7 +65,9 @@ def make_data(spec: SteeringRunSpec, tokenizer: Tokenizer) -> TaskData:
     Raises:
       DescriptionError: a template is longer than `vector.description_length`.
     """
-    listed = tasks.training_tasks(with_compositions=spec.tasks.trains_compositions)
+    listed = tasks.training_tasks(
+        spec.tasks.names, with_compositions=spec.tasks.trains_compositions
+    )
     train, heldout = tasks.split_inputs(
         num_digits=spec.tasks.num_digits,
         num_train=spec.tasks.num_train,

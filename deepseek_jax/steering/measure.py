@@ -75,7 +75,7 @@ class Findings(NamedTuple):
       missing: without a description.
       wrong: with descriptions of other tasks.
       chance: exact, on the same inputs.
-      compositions: by name.
+      compositions: by name; none where no parts of one are tasks of the training.
       information: of expert and task, on the prompts' tokens and on all; None in a dense model.
       usage: assignments by task that the information is of.
       followed: the user's descriptions.
@@ -125,7 +125,7 @@ class Examiner:
             missing=self._described(None),
             wrong=self._wrong(),
             chance=tasks.chance(self._data.tasks, self._inputs),
-            compositions={task.name: self._composed(task) for task in tasks.LEFT_OUT},
+            compositions={task.name: self._composed(task) for task in self._left_out()},
             information=information,
             usage=counts,
             followed=tuple(self._followed(line, ids) for line, ids in zip(user, own, strict=True)),
@@ -193,6 +193,10 @@ class Examiner:
             shares.share(right[differ], ids[differ], input_ids[differ]) for right in does.T
         )
         return Wrong(described=of_described, asked=of_asked)
+
+    def _left_out(self) -> tuple[Task, ...]:
+        """The compositions that no training has, of tasks that this one has."""
+        return tasks.composed_of(tasks.LEFT_OUT, self._data.tasks)
 
     def _composed(self, task: Task) -> Composed:
         worded = templates.of_task(task).train

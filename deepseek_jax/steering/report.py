@@ -60,15 +60,18 @@ def markdown(findings: Findings, *, step: int, num_inputs: int) -> str:
                 for name, share in findings.trained.by_task.items()
             ],
         ),
-        "## Compositions that no training had",
-        page.table(
-            ("task", "right", "first part alone", "second part alone", "for example"),
-            [
-                (name, _percent(one.right), _percent(one.first), _percent(one.second), one.example)
-                for name, one in findings.compositions.items()
-            ],
-        ),
     ]
+    if findings.compositions:
+        parts += [
+            "## Compositions that no training had",
+            page.table(
+                ("task", "right", "first part alone", "second part alone", "for example"),
+                [
+                    (name, *map(_percent, (one.right, one.first, one.second)), one.example)
+                    for name, one in findings.compositions.items()
+                ],
+            ),
+        ]
     if findings.information:
         parts += ["## Experts", *_experts(findings)]
     if findings.followed:

@@ -58,6 +58,10 @@ def test_a_batch_follows_from_seed_and_step_and_some_descriptions_are_missing():
     ("name", "value", "message"),
     [
         ("vector.encoder_window", 4, "vector.encoder_window=4: must be odd"),
+        ("tasks.names", "sum,sun", "tasks.names='sum,sun': must be two .* of sum, largest, "),
+        ("tasks.names", "sum", "tasks.names='sum': must be two or more"),
+        ("tasks.names", "sum,range,sum", "tasks.names='sum,range,sum': must be two or more diff"),
+        ("tasks.names", "", "tasks.names='': must be two or more"),
         ("tasks.num_train", 81, "tasks.num_train=81: must be at most 80"),
         ("tasks.description_dropout", 0.0, "tasks.description_dropout=0.0: must be in"),
         ("model.context_length", 8, "tasks.num_digits=2: must be such that"),
@@ -67,6 +71,11 @@ def test_a_batch_follows_from_seed_and_step_and_some_descriptions_are_missing():
 def test_a_bad_setting_is_refused(name, value, message):
     with pytest.raises(ValueError, match=message):
         tiny.spec(**{name: value})
+
+
+def test_compositions_of_tasks_that_have_none_are_refused():
+    with pytest.raises(ValueError, match=r"tasks.trains_compositions=True: must be False with ta"):
+        tiny.spec(**{"tasks.names": "sum,reverse", "tasks.trains_compositions": True})
 
 
 def test_a_vector_that_does_nothing_is_refused():
