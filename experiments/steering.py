@@ -83,7 +83,9 @@ def asked_flags(workdir: Callable[[], pathlib.Path]) -> Callable[[], Asked]:
             raise ValueError(f"{workdir()}: no run of stage='steering'")
         if holder.value is None:
             return Asked(spec, [])
-        listed = tasks.training_tasks(with_compositions=spec.tasks.trains_compositions)
+        listed = tasks.training_tasks(
+            spec.tasks.names, with_compositions=spec.tasks.trains_compositions
+        )
         names = [task.name for task in listed]
         user = description_file.read(holder.value, task_names=names)
         encoded.descriptions(

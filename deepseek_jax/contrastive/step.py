@@ -101,7 +101,6 @@ def make_step(
             balance=step_lib.moved_biases(state.balance, stats, rate=spec.model.bias_update_rate),
             opt_state=opt_state,
         )
-        is_good = jnp.all(jnp.stack([jnp.isfinite(value) for value in told.values()]))
-        return jax.tree.map(lambda n, o: jnp.where(is_good, n, o), new, state), told
+        return step_lib.new_if_finite(new, state, told.values()), told
 
     return step_lib.jitted(step, shardings)

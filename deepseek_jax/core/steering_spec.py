@@ -14,6 +14,17 @@ from deepseek_jax.core.model_spec import ModelSpec
 from deepseek_jax.core.run_spec import OptimizerSpec
 from deepseek_jax.core.stage_spec import StageTrainSpec
 
+# What a decoder can be told to do; `data/steering/tasks.py` says what each of them is.
+TASK_NAMES = (
+    *("sum", "largest", "smallest", "range", "reverse", "ascending", "descending", "rotate"),
+    *("double", "evens", "commas", "brackets"),
+)
+# Of the training only with tasks.trains_compositions; every part stands in both places.
+TRAINED_COMPOSITIONS = (
+    *("reverse+rotate", "rotate+reverse", "ascending+double", "rotate+double"),
+    *("reverse+commas", "descending+commas", "ascending+brackets", "descending+evens"),
+)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TaskVectorSpec:
@@ -66,19 +77,22 @@ class TaskVectorSpec:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TasksSpec:
-    """The inputs, which all tasks share, and how a step draws them.
+    """The tasks, the inputs, which all of them share, and how a step draws both.
 
     Attributes:
+      names: of the tasks, of `TASK_NAMES`, with commas between them; two at least, since one
+        would need no description.
       num_digits: of an input.
       num_train: inputs to train on.
       num_heldout: inputs that are only measured.
       descriptions_per_step: descriptions of a step, the tasks in turn.
       inputs_per_description: inputs that each of them is followed on.
       description_dropout: share of the descriptions that are left out in training.
-      trains_compositions: whether some compositions ("reverse, then ...") are tasks of the
-        training too; those that are measured never are.
+      trains_compositions: whether some compositions ("reverse, then ...") of these tasks are
+        tasks of the training too; those that are measured never are.
     """
 
+    names: str
     num_digits: int
     num_train: int
     num_heldout: int
@@ -88,7 +102,22 @@ class TasksSpec:
     trains_compositions: bool
 
     def __post_init__(self) -> None:
-        """Checks ranges, and that there are so many inputs."""
+        """Checks names and ranges, and that there are so many inputs."""
+        listed = self.names.split(",")
+        require(
+            len(set(listed)) == len(listed) >= 2 and set(listed) <= set(TASK_NAMES),
+            "tasks.names",
+            self.names,
+            f"two or more different ones of {', '.join(TASK_NAMES)}, with a comma between them",
+        )
+        require(
+            not self.trains_compositions
+            or any(set(name.split("+")) <= set(listed) for name in TRAINED_COMPOSITIONS),
+            "tasks.trains_compositions",
+            self.trains_compositions,
+            f"False with tasks.names={self.names!r}, which has both parts of none of "
+            f"{', '.join(TRAINED_COMPOSITIONS)}",
+        )
         for name in ("num_train", "num_heldout", "descriptions_per_step", "inputs_per_description"):
             require(getattr(self, name) >= 1, f"tasks.{name}", getattr(self, name), "at least 1")
         require(2 <= self.num_digits <= 6, "tasks.num_digits", self.num_digits, "in [2, 6]")

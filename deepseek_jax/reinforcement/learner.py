@@ -178,8 +178,7 @@ def finished(
     """
     moved = step_lib.moved_biases(old.balance, stats, rate=bias_update_rate)
     new = new._replace(step=old.step + 1, balance=moved)
-    is_good = jnp.all(jnp.stack([jnp.isfinite(value) for value in metrics.values()]))
-    return jax.tree.map(lambda n, o: jnp.where(is_good, n, o), new, old), metrics
+    return step_lib.new_if_finite(new, old, metrics.values()), metrics
 
 
 def make_iteration(

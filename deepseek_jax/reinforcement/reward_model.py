@@ -15,6 +15,7 @@ from deepseek_jax.nn.scalar import ScalarDecoder
 from deepseek_jax.objectives import preference
 from deepseek_jax.parallel.layout import Layout
 from deepseek_jax.reinforcement.pairs import Pairs
+from deepseek_jax.training import step as step_lib
 from deepseek_jax.training.state import TrainState
 
 Metrics = dict[str, Array]
@@ -64,8 +65,7 @@ def make_step(
             params=optax.apply_updates(state.params, updates),
             opt_state=opt_state,
         )
-        is_good = jnp.all(jnp.stack([jnp.isfinite(value) for value in told.values()]))
-        return jax.tree.map(lambda n, o: jnp.where(is_good, n, o), new, state), told
+        return step_lib.new_if_finite(new, state, told.values()), told
 
     return jax.jit(step, donate_argnums=0)
 

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int, Int32
+from jaxtyping import Bool, Int, Int32
 
 from deepseek_jax.core.steering_spec import SteeringRunSpec
 from deepseek_jax.data import order
@@ -11,6 +11,9 @@ from deepseek_jax.data.steering import encoded, tasks, templates
 from deepseek_jax.data.steering.encoded import Rows, Table
 from deepseek_jax.data.steering.tasks import Task
 from deepseek_jax.data.tokenizers import Tokenizer
+
+# Held-out inputs of each task that a training measures.
+_NUM_MEASURED = 32
 
 
 class Described(NamedTuple):
@@ -49,13 +52,22 @@ class Batch(NamedTuple):
     description: Int32[np.ndarray, "R W"]
 
 
+class Measured(NamedTuple):
+    """A batch to measure, and its rows that count; the others only fill it up."""
+
+    batch: Batch
+    is_counted: Bool[np.ndarray, " B"]
+
+
 def make_data(spec: SteeringRunSpec, tokenizer: Tokenizer) -> TaskData:
     """Splits the inputs and encodes everything.
 
     Raises:
       DescriptionError: a template is longer than `vector.description_length`.
     """
-    listed = tasks.training_tasks(with_compositions=spec.tasks.trains_compositions)
+    listed = tasks.training_tasks(
+        spec.tasks.names, with_compositions=spec.tasks.trains_compositions
+    )
     train, heldout = tasks.split_inputs(
         num_digits=spec.tasks.num_digits,
         num_train=spec.tasks.num_train,
@@ -122,3 +134,36 @@ def draw(spec: SteeringRunSpec, data: TaskData, *, step: int) -> Batch:
         length=spec.tasks.sequence_length(spec.model.block_size),
     )
     return Batch(rows, description)
+
+
+def heldout(spec: SteeringRunSpec, data: TaskData, described: Described) -> list[Measured]:
+    """The first held-out inputs, each counted once under every task, with descriptions drawn.
+
+    Args:
+      spec: the batches are of the shape of its training's.
+      data: of `make_data`.
+      described: descriptions of all tasks.
+    """
+    size, each = spec.tasks.descriptions_per_step, spec.tasks.inputs_per_description
+    num_inputs = min(_NUM_MEASURED, len(data.heldout_inputs))
+    generator = np.random.default_rng(spec.seed)
+    # Whole descriptions for every task, then whole batches.
+    of_task = np.arange(-(-num_inputs // each) * each)
+    task_ids = np.repeat(np.arange(len(data.tasks)), len(of_task) // each)
+    num_rows = len(task_ids) * each
+    task_ids = np.resize(task_ids, -(-len(task_ids) // size) * size)
+    places = np.resize(of_task, len(task_ids) * each)
+    is_counted = (places < num_inputs) & (np.arange(len(places)) < num_rows)
+    made = []
+    for start in range(0, len(task_ids), size):
+        part = task_ids[start : start + size]
+        at = slice(start * each, (start + size) * each)
+        chosen = [generator.choice(np.flatnonzero(described.task_ids == task)) for task in part]
+        rows = encoded.rows(
+            data.heldout,
+            places[at] % num_inputs,
+            np.repeat(part, each),
+            length=spec.tasks.sequence_length(spec.model.block_size),
+        )
+        made.append(Measured(Batch(rows, described.tokens[np.array(chosen)]), is_counted[at]))
+    return made

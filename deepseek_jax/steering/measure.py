@@ -9,12 +9,12 @@ from jaxtyping import Int, Int32
 from deepseek_jax.data.steering import encoded, tasks, templates
 from deepseek_jax.data.steering.description_file import UserDescription
 from deepseek_jax.data.steering.tasks import Chance, Task
-from deepseek_jax.evaluation import accuracy, expert_usage
-from deepseek_jax.evaluation.accuracy import Share
+from deepseek_jax.evaluation import expert_usage
 from deepseek_jax.evaluation.expert_usage import ExpertCounts, KindInformation
-from deepseek_jax.steering import answers, batches
+from deepseek_jax.steering import answers, batches, shares
 from deepseek_jax.steering.answers import Answerer
 from deepseek_jax.steering.batches import Described, TaskData
+from deepseek_jax.steering.shares import Share
 
 _SEED = 0
 
@@ -75,7 +75,7 @@ class Findings(NamedTuple):
       missing: without a description.
       wrong: with descriptions of other tasks.
       chance: exact, on the same inputs.
-      compositions: by name.
+      compositions: by name; none where no parts of one are tasks of the training.
       information: of expert and task, on the prompts' tokens and on all; None in a dense model.
       usage: assignments by task that the information is of.
       followed: the user's descriptions.
@@ -125,7 +125,7 @@ class Examiner:
             missing=self._described(None),
             wrong=self._wrong(),
             chance=tasks.chance(self._data.tasks, self._inputs),
-            compositions={task.name: self._composed(task) for task in tasks.LEFT_OUT},
+            compositions={task.name: self._composed(task) for task in self._left_out()},
             information=information,
             usage=counts,
             followed=tuple(self._followed(line, ids) for line, ids in zip(user, own, strict=True)),
@@ -148,20 +148,20 @@ class Examiner:
         input_ids = np.tile(np.arange(len(self._inputs)), num_tasks)
         return input_ids, np.repeat(np.arange(num_tasks), len(self._inputs))
 
-    def _drawn(self, described: Described, task_ids: np.ndarray) -> Int32[np.ndarray, "N W"]:
-        """A description of each task, drawn from its own."""
+    def _drawn(self, described: Described, task_ids: np.ndarray) -> Int[np.ndarray, " N"]:
+        """The number of a description of each task, drawn from its own."""
         by_task = [np.flatnonzero(described.task_ids == task) for task in range(task_ids.max() + 1)]
-        return described.tokens[[self._generator.choice(by_task[task]) for task in task_ids]]
+        return np.array([self._generator.choice(by_task[task]) for task in task_ids])
 
     def _described(self, described: Described | None) -> ByTask:
         """Answers to all that is described; without descriptions, to every task."""
-        known = range(len(self._data.tasks)) if described is None else described.task_ids
-        input_ids, task_ids = self._grid(int(max(known)) + 1)
         if described is None:
-            description = np.full((len(task_ids), self._width), encoded.PADDING, np.int32)
+            input_ids, task_ids = self._grid(len(self._data.tasks))
+            ids, tokens = np.zeros_like(task_ids), np.full((1, self._width), encoded.PADDING)
         else:
-            description = self._drawn(described, task_ids)
-        told = self._answers(input_ids, description)
+            input_ids, task_ids = self._grid(int(described.task_ids.max()) + 1)
+            ids, tokens = self._drawn(described, task_ids), described.tokens
+        told = self._answers(input_ids, tokens[ids].astype(np.int32))
         right = np.array(
             [
                 answer == self._data.tasks[task].answer(self._inputs[i])
@@ -169,10 +169,11 @@ class Examiner:
             ]
         )
         by_task = {
-            self._data.tasks[task].name: _share(right[task_ids == task])
+            self._data.tasks[task].name: shares.share(right[at], ids[at], input_ids[at])
             for task in np.unique(task_ids)
+            for at in (task_ids == task,)
         }
-        return ByTask(_share(right), by_task)
+        return ByTask(shares.share(right, ids, input_ids), by_task)
 
     def _wrong(self) -> Wrong:
         input_ids, asked = self._grid(len(self._data.tasks))
@@ -183,28 +184,36 @@ class Examiner:
             for one, other, i in zip(asked, described, input_ids, strict=True)
         ]
         differ = np.array([one != other for one, other in wanted])
-        told = self._answers(input_ids, self._drawn(self._data.train_descriptions, described))
+        ids = self._drawn(self._data.train_descriptions, described)
+        told = self._answers(input_ids, self._data.train_descriptions.tokens[ids])
         does = np.array(
             [[answer == one for one in pair] for answer, pair in zip(told, wanted, strict=True)]
-        )[differ]
-        return Wrong(described=_share(does[:, 1]), asked=_share(does[:, 0]))
+        )
+        of_asked, of_described = (
+            shares.share(right[differ], ids[differ], input_ids[differ]) for right in does.T
+        )
+        return Wrong(described=of_described, asked=of_asked)
+
+    def _left_out(self) -> tuple[Task, ...]:
+        """The compositions that no training has, of tasks that this one has."""
+        return tasks.composed_of(tasks.LEFT_OUT, self._data.tasks)
 
     def _composed(self, task: Task) -> Composed:
         worded = templates.of_task(task).train
         input_ids, task_ids = self._grid(1)
-        told = self._answers(input_ids, self._drawn(self._describe([worded]), task_ids))
+        described = self._describe([worded])
+        ids = self._drawn(described, task_ids)
+        told = self._answers(input_ids, described.tokens[ids])
         by_name = {one.name: one for one in tasks.TASKS}
-        first, second = (by_name[name] for name in task.name.split("+"))
-        return Composed(
-            _share(self._does(told, task)),
-            self._alone(told, task, first),
-            self._alone(told, task, second),
-            worded[0],
-        )
 
-    def _alone(self, told: list[str | None], whole: Task, part: Task) -> Share | None:
-        apart = tasks.differ(whole, part, self._inputs)
-        return _share(self._does(told, part)[apart]) if apart.any() else None
+        def alone(name: str) -> Share | None:
+            apart = tasks.differ(task, by_name[name], self._inputs)
+            does = self._does(told, by_name[name])
+            return shares.share(does[apart], ids[apart], input_ids[apart]) if apart.any() else None
+
+        first, second = map(alone, task.name.split("+"))
+        right = shares.share(self._does(told, task), ids, input_ids)
+        return Composed(right, first, second, worded[0])
 
     def _does(self, told: list[str | None], task: Task) -> np.ndarray:
         """Whether the answers to the inputs, in order, do a task."""
@@ -214,18 +223,19 @@ class Examiner:
     def _followed(self, line: UserDescription, ids: Int32[np.ndarray, " W"]) -> Followed:
         input_ids, _ = self._grid(1)
         told = self._answers(input_ids, np.tile(ids[None], (len(input_ids), 1)))
-        does = {task.name: _share(self._does(told, task)) for task in self._data.tasks}
+        only = np.zeros(len(input_ids), np.int64)
+        does = {
+            task.name: shares.share(self._does(told, task), only, input_ids)
+            for task in self._data.tasks
+        }
         most = max(does, key=lambda name: does[name].value)
         right = None if line.task is None else does[line.task]
         return Followed(line.text, line.task, right, most, does[most])
 
     def _usage(self, length: int) -> dict[str, ExpertCounts]:
         input_ids, task_ids = self._grid(len(self._data.tasks))
-        description = self._drawn(self._data.train_descriptions, task_ids)
+        described = self._data.train_descriptions
+        description = described.tokens[self._drawn(described, task_ids)]
         return answers.expert_counts(
             self._answerer, self._data.heldout, input_ids, task_ids, description, length=length
         )
-
-
-def _share(is_right: np.ndarray) -> Share:
-    return accuracy.share(int(is_right.sum()), len(is_right))

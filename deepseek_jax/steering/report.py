@@ -2,11 +2,18 @@
 
 from typing import Any
 
-from deepseek_jax.evaluation import page
-from deepseek_jax.evaluation.accuracy import Share
+from deepseek_jax.evaluation import bootstrap, page
 from deepseek_jax.steering.measure import Findings
+from deepseek_jax.steering.shares import Share
 
 PICTURE = "task_experts.png"
+_INTERVALS = (
+    f"In brackets 95% intervals, of {bootstrap.NUM_RESAMPLES:,} resamples of whole descriptions: "
+    "answers to one sentence depend on one another. The inputs are taken as they are. An interval "
+    "without width says that all sentences went alike. Without a description, and for a sentence "
+    "of yours, there is nothing to draw but inputs, which tells nothing of other sentences: there, "
+    "by task, it is Wilson's interval, and over all tasks that of resamples of whole inputs."
+)
 
 
 def markdown(findings: Findings, *, step: int, num_inputs: int) -> str:
@@ -21,7 +28,8 @@ def markdown(findings: Findings, *, step: int, num_inputs: int) -> str:
     parts = [
         "# A task vector, measured",
         f"Checkpoint of step {step}; {num_inputs} held-out inputs, the same for every task; greedy "
-        "decoding; in brackets 95% intervals (Wilson).",
+        "decoding.",
+        _INTERVALS,
         "## Descriptions",
         page.table(
             ("description", "right"),
@@ -52,15 +60,18 @@ def markdown(findings: Findings, *, step: int, num_inputs: int) -> str:
                 for name, share in findings.trained.by_task.items()
             ],
         ),
-        "## Compositions that no training had",
-        page.table(
-            ("task", "right", "first part alone", "second part alone", "for example"),
-            [
-                (name, _percent(one.right), _percent(one.first), _percent(one.second), one.example)
-                for name, one in findings.compositions.items()
-            ],
-        ),
     ]
+    if findings.compositions:
+        parts += [
+            "## Compositions that no training had",
+            page.table(
+                ("task", "right", "first part alone", "second part alone", "for example"),
+                [
+                    (name, *map(_percent, (one.right, one.first, one.second)), one.example)
+                    for name, one in findings.compositions.items()
+                ],
+            ),
+        ]
     if findings.information:
         parts += ["## Experts", *_experts(findings)]
     if findings.followed:

@@ -2,6 +2,7 @@
 
 import hashlib
 import pathlib
+from typing import Any
 
 import jax
 import numpy as np
@@ -9,19 +10,14 @@ from rich import console as rich_console
 
 from deepseek_jax.core.steering_spec import SteeringRunSpec
 from deepseek_jax.data import tokenizers
-from deepseek_jax.data.steering import encoded
 from deepseek_jax.nn.steered import SteeredDecoder
-from deepseek_jax.parallel.layout import Layout
 from deepseek_jax.steering import batches
 from deepseek_jax.steering import step as step_lib
-from deepseek_jax.steering.batches import Batch, Described, TaskData
+from deepseek_jax.steering.batches import Measured, TaskData
 from deepseek_jax.training import optimizer as optimizer_lib
 from deepseek_jax.training import stage_inputs, stage_loop, workdir
 from deepseek_jax.training import state as train_state
 from deepseek_jax.training.loop import Outcome
-
-# Held-out inputs of each task that `eval_every` measures.
-_NUM_MEASURED = 32
 
 
 def train(
@@ -42,9 +38,8 @@ def train(
         tokenizer = tokenizers.bytes_tokenizer()
         tokenizers.check_vocabulary(tokenizer, model_vocab_size=spec.model.vocab_size)
         data = batches.make_data(spec, tokenizer)
-        layout, on_mesh = stage_inputs.make_layout(spec.mesh)
         facts = {"tasks": _fingerprint(data)}
-        stage = _build(spec, data, layout, on_mesh)
+        stage = build(spec, data)
 
         def begin(step: int) -> None:
             stage_inputs.begin(directory, spec, tokenizer, facts, step=step)
@@ -60,9 +55,14 @@ def _fingerprint(data: TaskData) -> str:
     return digest.hexdigest()
 
 
-def _build(
-    spec: SteeringRunSpec, data: TaskData, layout: Layout, on_mesh: Layout | None
-) -> stage_loop.Stage:
+def build(spec: SteeringRunSpec, data: TaskData) -> stage_loop.Stage:
+    """What the stage does, on the mesh of the settings.
+
+    Args:
+      spec: of the run.
+      data: of `batches.make_data`.
+    """
+    layout, on_mesh = stage_inputs.make_layout(spec.mesh)
     model = SteeredDecoder(spec.model, task_spec=spec.vector)
     length = spec.tasks.sequence_length(spec.model.block_size)
     placement = train_state.parameter_placement(model, sequence_length=length, mesh=layout.mesh)
@@ -70,6 +70,7 @@ def _build(
         spec.optimizer, num_steps=spec.train.num_steps, placement=placement
     )
     abstract = train_state.abstract(model, optimizer, sequence_length=length, mesh=layout.mesh)
+    shardings = train_state.shardings(abstract)
 
     def initial() -> train_state.TrainState:
         return train_state.initial_state(
@@ -77,47 +78,25 @@ def _build(
         )
 
     placed = SteeredDecoder(spec.model, on_mesh, spec.vector)
-    on_batch = step_lib.make_step(placed, optimizer)
+    on_batch = step_lib.make_step(placed, optimizer, shardings=shardings)
     is_right = step_lib.make_right(placed)
+
+    described = {
+        "heldout_accuracy": batches.heldout(spec, data, data.train_descriptions),
+        "paraphrase_accuracy": batches.heldout(spec, data, data.heldout_descriptions),
+    }
+
+    def share_right(variables: Any, listed: list[Measured]) -> float:
+        right = [np.asarray(is_right(variables, one.batch))[one.is_counted] for one in listed]
+        return float(np.mean(np.concatenate(right)))
 
     def measure(now: train_state.TrainState) -> dict[str, float]:
         variables = {"params": now.params, "balance": now.balance}
-        described = {
-            "heldout_accuracy": data.train_descriptions,
-            "paraphrase_accuracy": data.heldout_descriptions,
-        }
-        return {
-            name: float(
-                np.mean([is_right(variables, batch) for batch in _measured(spec, data, of)])
-            )
-            for name, of in described.items()
-        }
+        return {name: share_right(variables, listed) for name, listed in described.items()}
 
     return stage_loop.Stage(
         abstract,
-        jax.jit(initial, out_shardings=train_state.shardings(abstract)),
+        jax.jit(initial, out_shardings=shardings),
         lambda now, step: on_batch(now, batches.draw(spec, data, step=step)),
         measure,
     )
-
-
-def _measured(spec: SteeringRunSpec, data: TaskData, described: Described) -> list[Batch]:
-    """The first held-out inputs under every task, in batches of the training's shape."""
-    size, each = spec.tasks.descriptions_per_step, spec.tasks.inputs_per_description
-    num_inputs = min(_NUM_MEASURED, len(data.heldout_inputs))
-    generator = np.random.default_rng(spec.seed)
-    task_ids = np.repeat(np.arange(len(data.tasks)), -(-num_inputs // each))
-    task_ids = np.resize(task_ids, -(-len(task_ids) // size) * size)
-    made = []
-    for start in range(0, len(task_ids), size):
-        part = task_ids[start : start + size]
-        chosen = [generator.choice(np.flatnonzero(described.task_ids == task)) for task in part]
-        input_ids = np.resize(np.arange(num_inputs), size * each)
-        rows = encoded.rows(
-            data.heldout,
-            np.roll(input_ids, start),
-            np.repeat(part, each),
-            length=spec.tasks.sequence_length(spec.model.block_size),
-        )
-        made.append(Batch(rows, described.tokens[np.array(chosen)]))
-    return made

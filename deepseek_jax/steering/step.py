@@ -11,13 +11,17 @@ from jaxtyping import Array, Bool, PyTree
 from deepseek_jax.nn.steered import SteeredDecoder
 from deepseek_jax.objectives import masked, next_token
 from deepseek_jax.steering.batches import Batch
+from deepseek_jax.training import step as step_lib
 from deepseek_jax.training.state import TrainState
 
 Metrics = dict[str, Array]
 
 
 def make_step(
-    model: SteeredDecoder, optimizer: optax.GradientTransformation
+    model: SteeredDecoder,
+    optimizer: optax.GradientTransformation,
+    *,
+    shardings: TrainState | None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """A jitted step; it consumes its state.
 
@@ -27,6 +31,7 @@ def make_step(
     Args:
       model: whatever mesh it lies on.
       optimizer: makes the updates.
+      shardings: how the new state lies on a mesh; None on one device.
     """
 
     def loss(params: PyTree, balance: PyTree, batch: Batch) -> tuple[Array, Metrics]:
@@ -47,10 +52,9 @@ def make_step(
             params=optax.apply_updates(state.params, updates),
             opt_state=opt_state,
         )
-        is_good = jnp.all(jnp.stack([jnp.isfinite(value) for value in told.values()]))
-        return jax.tree.map(lambda n, o: jnp.where(is_good, n, o), new, state), told
+        return step_lib.new_if_finite(new, state, told.values()), told
 
-    return jax.jit(step, donate_argnums=0)
+    return step_lib.jitted(step, shardings)
 
 
 def make_right(model: SteeredDecoder) -> Callable[[Any, Batch], Bool[Array, " B"]]:

@@ -23,7 +23,7 @@ def check(metrics: StepMetrics, *, step: int, parameter_names: list[str]) -> Non
       NonFiniteError: names the step, the loss and the first parameter whose gradient is not
         finite.
     """
-    if np.isfinite(metrics.loss + metrics.aux_loss + metrics.gradient_norm):
+    if np.isfinite([metrics.loss, metrics.aux_loss, metrics.gradient_norm]).all():
         return
     bad = np.flatnonzero(~np.asarray(metrics.gradient_is_finite))
     where = "the gradient of every parameter is finite by itself"

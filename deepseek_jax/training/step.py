@@ -1,6 +1,6 @@
 """One training step: gradients over microbatches, one update, one set of metrics. Floor 5."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -135,9 +135,8 @@ def make_train_step(
             balance=moved_biases(state.balance, totals.stats, rate=bias_update_rate),
             opt_state=opt_state,
         )
-        is_good = jnp.isfinite(metrics.loss + metrics.aux_loss + metrics.gradient_norm)
-        kept = jax.tree.map(lambda new, old: jnp.where(is_good, new, old), updated, state)
-        return kept, metrics
+        told = (metrics.loss, metrics.aux_loss, metrics.gradient_norm)
+        return new_if_finite(updated, state, told), metrics
 
     return jitted(train_step, shardings)
 
@@ -153,6 +152,18 @@ def jitted(step: Callable[..., tuple[Any, Any]], shardings: Any) -> Any:
         return jax.jit(step, donate_argnums=0)
     whole = NamedSharding(jax.tree.leaves(shardings)[0].mesh, PartitionSpec())
     return jax.jit(step, donate_argnums=0, out_shardings=(shardings, whole))
+
+
+def new_if_finite(new: Any, old: Any, values: Iterable[Float[Array, ""]]) -> Any:
+    """The new state if all values are finite, else the old one, whole: an update is dropped.
+
+    Args:
+      new: the state after an update.
+      old: the state before it, of the same structure.
+      values: scalars that tell of the update, its gradient's norm among them.
+    """
+    is_good = jnp.all(jnp.stack([jnp.isfinite(value) for value in values]))
+    return jax.tree.map(lambda after, before: jnp.where(is_good, after, before), new, old)
 
 
 def moved_biases(balance: PyTree, stats: balance_ops.RouterStats | None, *, rate: float) -> PyTree:

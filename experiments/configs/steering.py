@@ -6,6 +6,7 @@ Run: python -m experiments.main --config=experiments/configs/steering.py \
 
 from ml_collections import config_dict
 
+from deepseek_jax.core.steering_spec import TASK_NAMES
 from experiments import presets
 from experiments.configs.zero import shared
 
@@ -29,6 +30,7 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
     config.mesh = shared.mesh()
     config.tasks = config_dict.ConfigDict(
         dict(
+            names=",".join(TASK_NAMES),
             num_digits=4,
             num_train=8000,
             num_heldout=500,

@@ -165,6 +165,18 @@ def test_a_non_finite_step_is_not_applied_and_is_named(part, first, num_microbat
         finite.check(jax.device_get(metrics), step=2, parameter_names=names)
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_one_number_that_is_not_finite_keeps_the_whole_old_state(bad, place):
+    old = {"step": jnp.int32(3), "params": jnp.zeros(2), "key": jax.random.key(0)}
+    new = {"step": jnp.int32(4), "params": jnp.array([1.0, bad]), "key": jax.random.key(1)}
+    values = [jnp.float32(3e38), jnp.float32(3e38), jnp.float32(1.0)]  # their sum is infinite
+    kept = jax.jit(step.new_if_finite)
+    chex.assert_trees_all_equal(kept(new, old, values), new)
+    values[place] = jnp.float32(bad)
+    chex.assert_trees_all_equal(kept(new, old, values), old)
+
+
 def test_a_non_finite_heldout_loss_is_named():
     finite.check_heldout({"heldout_loss": 1.0}, step=3)
     with pytest.raises(finite.NonFiniteError, match="step 3: heldout_loss is inf"):

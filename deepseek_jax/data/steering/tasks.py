@@ -6,6 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool
 
+from deepseek_jax.core import steering_spec
+
 # What "keep only the even digits" answers where there are none.
 NONE = "-"
 
@@ -55,19 +57,8 @@ def composition(first: str, second: str) -> Task:
     return Task(f"{first}+{second}", "composition", lambda digits: outer(inner(digits)))
 
 
-# Of the training only with tasks.trains_compositions; every part stands in both places.
 TRAINED_COMPOSITIONS = tuple(
-    composition(first, second)
-    for first, second in (
-        ("reverse", "rotate"),
-        ("rotate", "reverse"),
-        ("ascending", "double"),
-        ("rotate", "double"),
-        ("reverse", "commas"),
-        ("descending", "commas"),
-        ("ascending", "brackets"),
-        ("descending", "evens"),
-    )
+    composition(*name.split("+")) for name in steering_spec.TRAINED_COMPOSITIONS
 )
 # Never of the training.
 LEFT_OUT = tuple(
@@ -83,9 +74,21 @@ LEFT_OUT = tuple(
 )
 
 
-def training_tasks(*, with_compositions: bool) -> tuple[Task, ...]:
-    """The tasks of a training, in the order of their numbers."""
-    return TASKS + TRAINED_COMPOSITIONS if with_compositions else TASKS
+def training_tasks(names: str, *, with_compositions: bool) -> tuple[Task, ...]:
+    """The tasks of a training, in the order of their numbers.
+
+    Args:
+      names: of single tasks, with commas between them.
+      with_compositions: whether the compositions of these tasks that may be trained are too.
+    """
+    single = tuple(_BY_NAME[name] for name in names.split(","))
+    return single + composed_of(TRAINED_COMPOSITIONS, single) if with_compositions else single
+
+
+def composed_of(compositions: Sequence[Task], parts: Sequence[Task]) -> tuple[Task, ...]:
+    """Those compositions of which both parts are among the tasks."""
+    names = {task.name for task in parts}
+    return tuple(task for task in compositions if set(task.name.split("+")) <= names)
 
 
 def split_inputs(

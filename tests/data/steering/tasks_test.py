@@ -2,6 +2,7 @@
 
 import pytest
 
+from deepseek_jax.core.steering_spec import TASK_NAMES
 from deepseek_jax.data.steering import tasks
 
 BY_HAND = {
@@ -43,9 +44,24 @@ def test_chance_is_counted_from_the_answers():
 
 
 def test_every_left_out_composition_is_of_no_training():
-    trained = {task.name for task in tasks.training_tasks(with_compositions=True)}
-    assert len(tasks.TASKS) >= 8
+    listed = tasks.training_tasks(",".join(TASK_NAMES), with_compositions=True)
+    trained = {task.name for task in listed}
+    assert len(trained) == len(listed) == len(TASK_NAMES) + len(tasks.TRAINED_COMPOSITIONS)
     assert not trained & {task.name for task in tasks.LEFT_OUT}
+
+
+def test_every_task_can_be_named():
+    assert tuple(task.name for task in tasks.TASKS) == TASK_NAMES
+
+
+def test_fewer_tasks_have_fewer_compositions():
+    names = "double,ascending,rotate"
+    alone = tasks.training_tasks(names, with_compositions=False)
+    assert [task.name for task in alone] == ["double", "ascending", "rotate"]
+    every = tasks.training_tasks(names, with_compositions=True)
+    assert [task.name for task in every[3:]] == ["ascending+double", "rotate+double"]
+    left_out = tasks.composed_of(tasks.LEFT_OUT, alone)
+    assert [task.name for task in left_out] == ["ascending+rotate"]
 
 
 def test_some_left_out_composition_differs_from_every_single_task():
