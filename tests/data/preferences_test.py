@@ -142,7 +142,7 @@ def pairs_of(*sides):
 def test_continuations_of_a_conversation_are_one_group():
     first = (dialogue("why?", "so"), dialogue("why?", "no"))
     later = (dialogue("why?", "so", "and then?", "x"), dialogue("why?", "so", "and then?", "y"))
-    spelled = (dialogue("WHY ", "1"), dialogue(" why?!", "2"))
+    spelled = (dialogue("WHY ?!", "1"), dialogue(" WHY!", "2"))
     turned = first[::-1]
     other = (dialogue("why not?", "so"), dialogue("why not?", "no"))
     ids = preferences.groups(pairs_of(first, other, later, spelled, turned, first)).tolist()

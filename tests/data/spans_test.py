@@ -87,6 +87,16 @@ def test_batches_are_of_one_document_each_and_know_their_step(folder):
     assert (batch(0, seed=1).first != taken.first).any()
 
 
+def test_every_step_draws_places_anew():
+    whole = (np.arange(40, dtype=np.int32),)
+    documents = spans.SpanDocuments(whole, np.zeros(1, np.int32), ("text",), ("a",), 0)
+    taken = [
+        spans.batch(documents, step=step, batch_size=1, span_length=LENGTH, seed=0)
+        for step in range(8)
+    ]
+    assert len({(int(pair.first[0, 0]), int(pair.second[0, 0])) for pair in taken}) > 4
+
+
 def test_code_and_prose_of_a_module_are_one_group(monkeypatch):
     found = sources.Found(
         [

@@ -17,12 +17,12 @@ import shutil
 import sys
 import tempfile
 
-from tests.mutants import attention, moe, objectives, parallel
+from tests.mutants import attention, moe, objectives, parallel, stages
 from tests.mutants.mutant import Mutant, Verdict, run_tests
 
-TABLES = (moe.MUTANTS, attention.MUTANTS, parallel.MUTANTS, objectives.MUTANTS)
+TABLES = (moe.MUTANTS, attention.MUTANTS, parallel.MUTANTS, objectives.MUTANTS, stages.MUTANTS)
 ROOT = pathlib.Path(__file__).parents[2]
-COPIED = ("deepseek_jax", "tests")
+COPIED = ("deepseek_jax", "experiments", "tests")
 
 
 def copy_tree(target: pathlib.Path) -> None:

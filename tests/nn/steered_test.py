@@ -103,6 +103,16 @@ def test_the_gradient_reaches_the_encoder_through_each_part_alone(task_spec):
     for name, leaf in gradients["description"].items():
         if name != "missing":  # no description is
             assert max(np.abs(x).max() for x in jax.tree.leaves(leaf)) > 0.0, name
+    for name, leaf in gradients["layers"]["task"].items():
+        assert np.abs(leaf).max() > 0.0, name
+
+
+def test_a_description_is_for_consecutive_rows():
+    model, variables = make(TASK, noise=0.3)
+    tokens, context = tiny.rows(batch_size=4)
+    got = model.apply(variables, tokens, **context, description=SAID).logits
+    each = model.apply(variables, tokens, **context, description=SAID[jnp.array([0, 0, 1, 1])])
+    np.testing.assert_allclose(got, each.logits, **tolerances.LAYER_F32)
 
 
 def test_order_and_absence_are_told_apart():

@@ -44,6 +44,23 @@ def test_every_task_draws_the_same_inputs_and_answers_alone_are_targets():
     assert rows.targets[0][rows.target_mask[0]][-1] == tokenizers.bytes_tokenizer().eos_id
 
 
+def test_a_description_tells_the_task_of_its_rows():
+    spec = tiny.spec(**{"tasks.descriptions_per_step": 3})
+    tokenizer = tokenizers.bytes_tokenizer()
+    data = batches.make_data(spec, tokenizer)
+    told = zip(data.train_descriptions.tokens, data.train_descriptions.task_ids, strict=True)
+    task_of = {tuple(row): data.tasks[number] for row, number in told}
+    for number in range(20):
+        drawn = batches.draw(spec, data, step=number)
+        for place, description in enumerate(drawn.description):
+            if not description.any():
+                continue
+            for row in (2 * place, 2 * place + 1):
+                answer = tokenizer.decode(drawn.rows.targets[row][drawn.rows.target_mask[row]][:-1])
+                digits = tokenizer.decode(drawn.rows.tokens[row][1:3])
+                assert answer == task_of[tuple(description)].answer(digits)
+
+
 def test_a_batch_follows_from_seed_and_step_and_some_descriptions_are_missing():
     spec = tiny.spec()
     data = batches.make_data(spec, tokenizers.bytes_tokenizer())
