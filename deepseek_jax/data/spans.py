@@ -14,6 +14,7 @@ from deepseek_jax.core.run_spec import DataSpec
 from deepseek_jax.data import corpus as corpus_lib
 from deepseek_jax.data import order, text_data, tokenizers
 from deepseek_jax.data import rows as rows_lib
+from deepseek_jax.data.corpus import Corpus
 from deepseek_jax.data.documents import Document
 from deepseek_jax.data.record import CorpusRecord
 from deepseek_jax.data.tokenizers import Tokenizer
@@ -73,6 +74,20 @@ def load(data_spec: DataSpec, *, tokenizer_path: str | None) -> SpanData:
         max_bytes=data_spec.max_bytes,
         heldout_fraction=data_spec.heldout_fraction,
     )
+    return of_corpus(corpus, data_spec, tokenizer_path=tokenizer_path)
+
+
+def of_corpus(corpus: Corpus, data_spec: DataSpec, *, tokenizer_path: str | None) -> SpanData:
+    """Tokenizes a corpus that has been read and split.
+
+    Args:
+      corpus: both sides; `data_spec` says nothing more of what is in it.
+      data_spec: its `sequence_length` is L; its tokenizer is made from the training side.
+      tokenizer_path: as of `load`.
+
+    Raises:
+      ValueError: as `load`.
+    """
     if tokenizer_path is None:
         tokenizer = text_data.make_tokenizer(data_spec, corpus.train)
     else:

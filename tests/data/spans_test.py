@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from deepseek_jax.core.run_spec import DataSpec
+from deepseek_jax.data import corpus as corpus_lib
 from deepseek_jax.data import sources, spans
 from deepseek_jax.data.documents import Document
 
@@ -68,6 +69,21 @@ def test_short_documents_are_counted_and_sides_are_apart(folder):
     assert not set(data.train.names) & set(data.heldout.names)
     for side in sides:
         assert len(set(side.groups.tolist())) == len(side.token_ids)
+
+
+def test_a_corpus_that_was_read_before_gives_the_same(folder):
+    spec = _spec(folder)
+    corpus = corpus_lib.build(
+        sources.read_folder(str(folder)), source="folder", max_bytes=None, heldout_fraction=0.25
+    )
+    given = spans.of_corpus(corpus, spec, tokenizer_path=None)
+    loaded = spans.load(spec, tokenizer_path=None)
+    assert given.record == loaded.record
+    assert given.tokenizer.sha256 == loaded.tokenizer.sha256
+    for one, other in ((given.train, loaded.train), (given.heldout, loaded.heldout)):
+        assert one.names == other.names
+        for first, second in zip(one.token_ids, other.token_ids, strict=True):
+            np.testing.assert_array_equal(first, second)
 
 
 def test_batches_are_of_one_document_each_and_know_their_step(folder):
