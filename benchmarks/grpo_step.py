@@ -26,9 +26,7 @@ import os
 import pathlib
 import platform
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
@@ -39,7 +37,7 @@ import jax.numpy as jnp
 import numpy as np
 from rich import console as rich_console
 
-from benchmarks import grpo_shape
+from benchmarks import grpo_shape, peer
 from deepseek_jax.core.policy_spec import GrpoRunSpec
 from deepseek_jax.data import order, tokenizers
 from deepseek_jax.data.problems import encoded
@@ -56,7 +54,6 @@ from experiments import numbers
 
 PEER = "benchmarks.trl_grpo_step"
 NO_PEER = "TRL is not installed: no baseline in this run"
-_ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 def main() -> None:
@@ -77,9 +74,9 @@ def main() -> None:
     load_before = os.getloadavg()
     result = measure(spec, num_timed=arguments.iterations)
     load_between = os.getloadavg()
-    peer = run_peer(spec, python=arguments.peer_python, num_timed=arguments.iterations)
+    other = run_peer(spec, python=arguments.peer_python, num_timed=arguments.iterations)
     result |= {
-        "peer": peer,
+        "peer": other,
         "load_average": {"before": load_before, "between": load_between, "after": os.getloadavg()},
         "made_with": made_with(spec),
     }
@@ -232,9 +229,6 @@ def run_peer(spec: GrpoRunSpec, *, python: str, num_timed: int) -> dict[str, Any
     Raises:
       RuntimeError: TRL is there and fails.
     """
-    find = "import importlib.util, sys; sys.exit(importlib.util.find_spec('trl') is None)"
-    if subprocess.run([python, "-c", find], check=False).returncode:
-        return None
     request = {
         "device": jax.default_backend(),
         "prompts": [problem.prompt for problem in grpo_shape.problems()],
@@ -259,14 +253,7 @@ def run_peer(spec: GrpoRunSpec, *, python: str, num_timed: int) -> dict[str, Any
         "num_warmup": spec.train.num_steps - num_timed,
         "num_timed": num_timed,
     }
-    with tempfile.TemporaryDirectory() as folder:
-        paths = [pathlib.Path(folder) / name for name in ("request.json", "result.json")]
-        paths[0].write_text(json.dumps(request))
-        command = [python, "-m", PEER, *map(str, paths)]
-        ended = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, check=False)
-        if ended.returncode:
-            raise RuntimeError(f"{PEER} ended with {ended.returncode}: {ended.stderr[-3000:]}")
-        return json.loads(paths[1].read_text())
+    return peer.run(PEER, request, python=python, package="trl")
 
 
 def made_with(spec: GrpoRunSpec) -> dict[str, Any]:
@@ -307,22 +294,22 @@ def report(console: rich_console.Console, result: dict[str, Any]) -> None:
     }
     for name, value in rows.items():
         table.add_row(name, f"{value:.4f}", f"{value / whole:.0%}", "")
-    peer = result["peer"]
-    if peer is not None:
-        name = f"TRL {peer['made_with']['trl']}, a step"
-        rate = f"{peer['rollouts_per_second']:,.0f}"
-        table.add_row(name, f"{peer['seconds_per_step']:.4f}", "", rate)
+    other = result["peer"]
+    if other is not None:
+        name = f"TRL {other['made_with']['trl']}, a step"
+        rate = f"{other['rollouts_per_second']:,.0f}"
+        table.add_row(name, f"{other['seconds_per_step']:.4f}", "", rate)
     console.print(table)
-    if peer is None:
+    if other is None:
         console.print(NO_PEER)
         return
-    peer_made = peer["made_with"]
+    peer_made = other["made_with"]
     console.print(
-        f"TRL's step takes {peer['seconds_per_step'] / whole:.2f} times as long; on "
+        f"TRL's step takes {other['seconds_per_step'] / whole:.2f} times as long; on "
         f"{peer_made['device']}, torch {peer_made['torch']}, transformers "
         f"{peer_made['transformers']}, {peer_made['dtype']}, "
-        f"{numbers.human_count(peer['num_parameters'])} parameters, answers of "
-        f"{peer['mean_tokens_drawn']:.1f} tokens on average"
+        f"{numbers.human_count(other['num_parameters'])} parameters, answers of "
+        f"{other['mean_tokens_drawn']:.1f} tokens on average"
     )
 
 

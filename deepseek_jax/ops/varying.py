@@ -24,5 +24,10 @@ def over(x: Array, *axes: str) -> Array:
     return jax.lax.pcast(x, missing, to="varying") if missing else x
 
 
+def shape_like(shape: tuple[int, ...], x: Array) -> jax.ShapeDtypeStruct:
+    """The type of an array of this shape, with the dtype of `x`, that varies as `x` does."""
+    return jax.ShapeDtypeStruct(shape, x.dtype, manual_axis_type=jax.typeof(x).manual_axis_type)
+
+
 def _varying(x: Array) -> frozenset[str]:
     return jax.typeof(x).manual_axis_type.varying

@@ -17,10 +17,17 @@ import shutil
 import sys
 import tempfile
 
-from tests.mutants import attention, moe, objectives, parallel, stages
+from tests.mutants import attention, grouped, moe, objectives, parallel, stages
 from tests.mutants.mutant import Mutant, Verdict, run_tests
 
-TABLES = (moe.MUTANTS, attention.MUTANTS, parallel.MUTANTS, objectives.MUTANTS, stages.MUTANTS)
+TABLES = (
+    moe.MUTANTS,
+    grouped.MUTANTS,
+    attention.MUTANTS,
+    parallel.MUTANTS,
+    objectives.MUTANTS,
+    stages.MUTANTS,
+)
 ROOT = pathlib.Path(__file__).parents[2]
 COPIED = ("deepseek_jax", "experiments", "tests")
 

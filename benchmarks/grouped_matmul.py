@@ -1,0 +1,270 @@
+"""Grouped matmuls, forward and both gradients, beside `torch._grouped_mm` on the same device.
+
+Run: python -m benchmarks.grouped_matmul [--backends=hopper,triton] [--out=runs/grouped.json]
+     python -m benchmarks.grouped_matmul --shapes=1024x8x128x256     (a CPU can do these)
+
+A shape is rows x groups x in x out; sizes of the groups are even up to chance, or skewed (shares
+drawn from a Dirichlet distribution with parameter 2). The peer runs in the same call, on the same
+sizes, in a Python of its own that has torch (--peer-python; this one by default). Times are
+medians of rounds of many calls, with one wait at the end of a round; TFLOP/s count 2 operations a
+row, column and depth forward and twice that backward. The error is the largest of some groups,
+relative to float64. Results are written over memory that was full of NaN. At few rows what counts
+is how fast the matrices that are used are read: the last column is the time that their bytes take
+at the bandwidth of a copy, measured in the same run, over the time of a call.
+"""
+
+import argparse
+import json
+import pathlib
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich import console as rich_console
+
+from benchmarks import peer
+from deepseek_jax.ops.grouped import matmul
+from experiments import numbers
+
+PEER = "benchmarks.torch_grouped_mm"
+SHAPES = ",".join(
+    (
+        "131072x128x1024x2048",
+        "65536x128x2048x1536",
+        "131072x128x2048x768",
+        "1024x128x1024x2048",
+        "32x128x1024x2048",
+    )
+)
+# Up to so many rows a call is bound by the bytes of the matrices.
+FEW_ROWS = 4096
+NUM_ROUNDS, SECONDS_A_ROUND = 5, 0.05
+
+
+class Shape(NamedTuple):
+    """Of one problem."""
+
+    num_rows: int
+    num_groups: int
+    num_in: int
+    num_out: int
+
+
+def main() -> None:
+    """Measures, prints the table, and writes it as JSON if asked."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--shapes", default=SHAPES, help="rows x groups x in x out, with commas")
+    parser.add_argument("--sizes", default="even,skewed")
+    parser.add_argument("--backends", default="", help="default: what `auto` takes, and triton")
+    parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float16", "float32"))
+    parser.add_argument("--peer-python", default=sys.executable, help="the Python that has torch")
+    parser.add_argument("--out", type=pathlib.Path, help="file to write the figures to")
+    arguments = parser.parse_args()
+    shapes = [Shape(*map(int, text.split("x"))) for text in arguments.shapes.split(",")]
+    problems = [
+        {"shape": shape, "sizes": sizes, "group_sizes": draw_sizes(shape, sizes)}
+        for shape in shapes
+        for sizes in arguments.sizes.split(",")
+    ]
+    dtype = jnp.dtype(arguments.dtype)
+    found = {
+        "copy_bytes_per_second": copy_bandwidth(),
+        "ours": [
+            measure(problem, backend, dtype)
+            for problem in problems
+            for backend in backends_for(arguments.backends, problem["shape"], dtype)
+        ],
+        "made_with": {
+            "device": jax.devices()[0].device_kind,
+            "jax": jax.__version__,
+            "python": platform.python_version(),
+            "dtype": dtype.name,
+        },
+    }
+    request = {
+        "device": "cuda" if jax.default_backend() == "gpu" else "cpu",
+        "dtype": dtype.name,
+        "problems": problems,
+        "num_rounds": NUM_ROUNDS,
+        "seconds_a_round": SECONDS_A_ROUND,
+    }
+    found["peer"] = peer.run(PEER, request, python=arguments.peer_python, package="torch")
+    report(rich_console.Console(width=150), found)
+    if arguments.out is not None:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def draw_sizes(shape: Shape, kind: str) -> list[int]:
+    """Rows of each group; all rows are of some group."""
+    generator = np.random.default_rng(0)
+    shares = {
+        "even": np.full(shape.num_groups, 1.0 / shape.num_groups),
+        "skewed": generator.dirichlet(np.full(shape.num_groups, 2.0)),
+    }[kind]
+    sizes: list[int] = generator.multinomial(shape.num_rows, shares).tolist()
+    return sizes
+
+
+def backends_for(asked: str, shape: Shape, dtype: Any) -> list[Any]:
+    """The named backends, or those worth a look on this device."""
+    if asked:
+        return asked.split(",")
+    rows = jax.ShapeDtypeStruct((shape.num_rows, shape.num_in), dtype)
+    weights = jax.ShapeDtypeStruct(shape[1:], dtype)
+    best = matmul.choose(jax.devices()[0], rows, weights)
+    return [best, "triton"] if best == "hopper" else [best]
+
+
+def measure(problem: dict[str, Any], backend: Any, dtype: Any) -> dict[str, Any]:
+    """Seconds and errors of one backend on one problem."""
+    shape, group_sizes = problem["shape"], problem["group_sizes"]
+    keys = jax.random.split(jax.random.key(0), 3)
+    rows = jax.random.normal(keys[0], (shape.num_rows, shape.num_in), dtype)
+    weights = jax.random.normal(keys[1], shape[1:], dtype) * jnp.asarray(0.03, dtype)
+    d_out = jax.random.normal(keys[2], (shape.num_rows, shape.num_out), dtype)
+    sizes = jnp.asarray(group_sizes, jnp.int32)
+
+    @jax.jit
+    def forward(rows: Any, weights: Any, sizes: Any) -> Any:
+        return matmul.grouped_matmul(rows, weights, sizes, backend=backend)
+
+    @jax.jit
+    def backward(rows: Any, weights: Any, sizes: Any, d_out: Any) -> Any:
+        return jax.vjp(lambda x, w: forward(x, w, sizes), rows, weights)[1](d_out)
+
+    poison((shape.num_rows, shape.num_out), dtype)
+    out = forward(rows, weights, sizes)
+    poison((shape.num_rows, shape.num_in), dtype)
+    poison(shape[1:], dtype)
+    d_rows, d_weights = backward(rows, weights, sizes, d_out)
+    return {
+        "problem": problem,
+        "backend": backend,
+        "forward_seconds": seconds(lambda: forward(rows, weights, sizes)),
+        "backward_seconds": seconds(lambda: backward(rows, weights, sizes, d_out)),
+        "errors": errors(group_sizes, rows, weights, d_out, out, d_rows, d_weights),
+        "all_finite": all(bool(jnp.all(jnp.isfinite(x))) for x in (out, d_rows, d_weights)),
+    }
+
+
+def poison(shape: tuple[int, ...], dtype: Any) -> None:
+    """Fills memory of this size with NaN and gives it back, to be the next result's."""
+    jax.block_until_ready(jnp.full(shape, jnp.nan, dtype))
+
+
+def seconds(call: Callable[[], Any]) -> float:
+    """Median seconds of a call, over rounds with one wait at the end."""
+    jax.block_until_ready(call())
+    start = time.perf_counter()
+    jax.block_until_ready(call())
+    num = max(1, round(SECONDS_A_ROUND / (time.perf_counter() - start)))
+    rounds = []
+    for _ in range(NUM_ROUNDS):
+        start = time.perf_counter()
+        last = [call() for _ in range(num)][-1]
+        jax.block_until_ready(last)
+        rounds.append((time.perf_counter() - start) / num)
+    return statistics.median(rounds)
+
+
+def errors(
+    group_sizes: list[int], rows: Any, weights: Any, d_out: Any, *found: Any
+) -> dict[str, float]:
+    """The largest relative error in some groups: the first and last, the smallest and largest."""
+    used = [group for group, size in enumerate(group_sizes) if size]
+    by_size = sorted(used, key=lambda group: group_sizes[group])
+    worst = {"out": 0.0, "d_rows": 0.0, "d_weights": 0.0}
+    ends = np.cumsum(group_sizes)
+    for group in {used[0], used[-1], by_size[0], by_size[-1]}:
+        mine = slice(int(ends[group]) - group_sizes[group], int(ends[group]))
+        x, w, y = (
+            np.asarray(each, np.float64) for each in (rows[mine], weights[group], d_out[mine])
+        )
+        wanted = (x @ w, y @ w.T, x.T @ y)
+        ours = (found[0][mine], found[1][mine], found[2][group])
+        for name, one, other in zip(worst, ours, wanted, strict=True):
+            error = np.linalg.norm(np.asarray(one, np.float64) - other) / np.linalg.norm(other)
+            worst[name] = max(worst[name], float(error))
+    return worst
+
+
+def copy_bandwidth() -> float:
+    """Bytes read and written in a second by a large copy."""
+    size = 2**29 if jax.default_backend() == "gpu" else 2**24
+    array = jnp.zeros(size, jnp.float32)
+    copied = jax.jit(lambda x: x + 1.0)
+    return 2 * array.nbytes / seconds(lambda: copied(array))
+
+
+def report(console: rich_console.Console, found: dict[str, Any]) -> None:
+    """Prints what `main` measured, with ratios to the peer."""
+    made, other = found["made_with"], found["peer"]
+    table = numbers.table(
+        f"Grouped matmul, rows x groups x in x out, {made['dtype']}",
+        "problem",
+        "sizes",
+        "backend",
+        "forward ms",
+        "TFLOP/s",
+        "x peer",
+        "backward ms",
+        "TFLOP/s",
+        "x peer",
+        "error, peer's",
+        "x bytes' limit",
+    )
+    elements_per_second = found["copy_bytes_per_second"] / jnp.dtype(made["dtype"]).itemsize
+    theirs = {} if other is None else {_name(each): each for each in other["measured"]}
+    for each in found["ours"]:
+        its = theirs.get(_name(each))
+        table.add_row(*_cells(each, its, elements_per_second))
+    for each in theirs.values():
+        table.add_row(*_cells(each, None, elements_per_second))
+    console.print(table)
+    wrong = [each for each in found["ours"] if not each["all_finite"]]
+    console.print(
+        "every number of every result was written"
+        if not wrong
+        else f"NOT WRITTEN or not finite: {[_name(each) + each['backend'] for each in wrong]}",
+        f"copy: {found['copy_bytes_per_second'] / 1e9:,.0f} GB/s; {made['device']}, jax "
+        f"{made['jax']}, Python {made['python']}; "
+        + ("no torch there: no peer" if other is None else f"torch {other['torch']}"),
+        sep="\n",
+        highlight=False,
+    )
+
+
+def _name(measured: dict[str, Any]) -> str:
+    problem = measured["problem"]
+    return f"{'x'.join(map(str, problem['shape']))} {problem['sizes']}"
+
+
+def _cells(
+    each: dict[str, Any], its: dict[str, Any] | None, elements_per_second: float
+) -> list[str]:
+    shape = Shape(*each["problem"]["shape"])
+    flops = 2.0 * shape.num_rows * shape.num_in * shape.num_out
+    cells = ["x".join(map(str, shape)), each["problem"]["sizes"], each["backend"]]
+    for part, share in (("forward", 1.0), ("backward", 2.0)):
+        took = each[f"{part}_seconds"]
+        cells += [f"{1e3 * took:.3f}", f"{share * flops / took / 1e12:.1f}"]
+        cells.append("" if its is None else f"{its[f'{part}_seconds'] / took:.2f}")
+    error = max(each["errors"].values())
+    cells.append(f"{error:.1e}" + ("" if its is None else f", {max(its['errors'].values()):.1e}"))
+    limit = ""
+    if shape.num_rows <= FEW_ROWS:
+        num_used = sum(size > 0 for size in each["problem"]["group_sizes"])
+        num_elements = num_used * shape.num_in * shape.num_out
+        limit = f"{num_elements / elements_per_second / each['forward_seconds']:.2f}"
+    return [*cells, limit]
+
+
+if __name__ == "__main__":
+    main()

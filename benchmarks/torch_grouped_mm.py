@@ -1,0 +1,106 @@
+"""Seconds of `torch._grouped_mm`: the peer of `benchmarks.grouped_matmul`, which starts it.
+
+Run: python -m benchmarks.grouped_matmul --peer-python=PYTHON_THAT_HAS_TORCH
+
+A program of its own, since nothing here depends on torch; it imports neither jax nor
+deepseek_jax. It reads a JSON request from its first argument (problems, dtype, device) and writes
+what it measured to its second.
+"""
+
+import json
+import pathlib
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+
+def main() -> None:
+    """Answers one request."""
+    request_path, result_path = map(pathlib.Path, sys.argv[1:])
+    request = json.loads(request_path.read_text())
+    torch.manual_seed(0)
+    measured = [measure(problem, request) for problem in request["problems"]]
+    result_path.write_text(json.dumps({"measured": measured, "torch": torch.__version__}))
+
+
+def measure(problem: dict[str, Any], request: dict[str, Any]) -> dict[str, Any]:
+    """Seconds and errors on one problem."""
+    num_rows, num_groups, num_in, num_out = problem["shape"]
+    like = {"device": request["device"], "dtype": getattr(torch, request["dtype"])}
+    rows = torch.randn(num_rows, num_in, **like, requires_grad=True)
+    weights = (torch.randn(num_groups, num_in, num_out, **like) * 0.03).requires_grad_()
+    sizes = torch.tensor(problem["group_sizes"], device=request["device"])
+    ends = torch.cumsum(sizes, 0).to(torch.int32)
+
+    def forward() -> torch.Tensor:
+        with torch.no_grad():
+            return torch._grouped_mm(rows, weights, ends)
+
+    out = torch._grouped_mm(rows, weights, ends)
+    d_out = torch.randn_like(out)
+
+    def backward() -> Any:
+        return torch.autograd.grad(out, (rows, weights), d_out, retain_graph=True)
+
+    d_rows, d_weights = backward()
+    return {
+        "problem": problem,
+        "backend": "torch",
+        "forward_seconds": seconds(forward, request),
+        "backward_seconds": seconds(backward, request),
+        "errors": errors(problem["group_sizes"], rows, weights, d_out, out, d_rows, d_weights),
+    }
+
+
+def seconds(call: Callable[[], Any], request: dict[str, Any]) -> float:
+    """Median seconds of a call, over rounds with one wait at the end."""
+
+    def wait() -> None:
+        if request["device"] == "cuda":
+            torch.cuda.synchronize()
+
+    call()
+    wait()
+    start = time.perf_counter()
+    call()
+    wait()
+    num = max(1, round(request["seconds_a_round"] / (time.perf_counter() - start)))
+    rounds = []
+    for _ in range(request["num_rounds"]):
+        start = time.perf_counter()
+        for _ in range(num):
+            call()
+        wait()
+        rounds.append((time.perf_counter() - start) / num)
+    return statistics.median(rounds)
+
+
+def errors(
+    group_sizes: list[int], rows: Any, weights: Any, d_out: Any, *found: Any
+) -> dict[str, float]:
+    """The largest relative error in some groups: the first and last, the smallest and largest."""
+    used = [group for group, size in enumerate(group_sizes) if size]
+    by_size = sorted(used, key=lambda group: group_sizes[group])
+    worst = {"out": 0.0, "d_rows": 0.0, "d_weights": 0.0}
+    for group in {used[0], used[-1], by_size[0], by_size[-1]}:
+        start = sum(group_sizes[:group])
+        mine = slice(start, start + group_sizes[group])
+        x, w, y = (
+            each.detach().double().cpu() for each in (rows[mine], weights[group], d_out[mine])
+        )
+        wanted = (x @ w, y @ w.T, x.T @ y)
+        theirs = (found[0][mine], found[1][mine], found[2][group])
+        for name, one, other in zip(worst, theirs, wanted, strict=True):
+            error = torch.linalg.norm(one.detach().double().cpu() - other) / torch.linalg.norm(
+                other
+            )
+            worst[name] = max(worst[name], float(error))
+    return worst
+
+
+if __name__ == "__main__":
+    main()

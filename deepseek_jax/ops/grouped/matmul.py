@@ -1,0 +1,160 @@
+"""Rows sorted by group, each times the matrix of its group, on every kind of device. Floor 1.
+
+    y_r = x_r W_e(r)
+    d_x_r = d_y_r W_e(r)^T
+    d_W_e = sum over the rows r of e of x_r^T d_y_r
+
+The two gradients are kernels of their own. Axes: R rows, E groups, In and Out of the matrices.
+"""
+
+import functools
+from typing import Any, Literal
+
+import chex
+import jax
+from jaxtyping import Array, Float, Int
+
+from deepseek_jax.ops import varying
+from deepseek_jax.ops.grouped import hopper, loop, megablox, triton
+
+# loop: any device, made for a CPU; triton: NVIDIA GPUs; hopper: triton but for the gradient of the
+# matrices, on H100 and H200; megablox: TPUs.
+Backend = Literal["loop", "triton", "hopper", "megablox"]
+
+
+def grouped_matmul(
+    rows: Float[Array, "R In"],
+    weights: Float[Array, "E In Out"],
+    group_sizes: Int[Array, " E"],
+    *,
+    backend: Backend,
+    interpret: bool = False,
+) -> Float[Array, "R Out"]:
+    """Each row times the matrix of its group; differentiable in rows and matrices.
+
+    Args:
+      rows: [R, In], any float dtype; the rows of group 0, then of group 1, and so on. All finite,
+        those that no group holds too.
+      weights: [E, In, Out] in the dtype of `rows`.
+      group_sizes: [E], any sizes from 0 that sum to at most R.
+      backend: what computes it; static. `choose` says which is meant for a device.
+      interpret: runs the kernels of a backend step by step, on any device; for tests.
+
+    Returns:
+      [R, Out] in the dtype of `rows`, sums in float32; zero, and no gradient, for rows that no
+      group holds. The gradient of a group without rows is zero.
+
+    Raises:
+      ValueError: the backend can't do these shapes or this dtype; says which can (trace time).
+
+    Cost: 2 In Out FLOPs a row forward and 4 backward, and those of rows that fill up tiles.
+    """
+    chex.assert_rank([rows, weights, group_sizes], [2, 3, 1])
+    num_groups, num_in, _ = weights.shape
+    chex.assert_shape(rows, (None, num_in))
+    chex.assert_shape(group_sizes, (num_groups,))
+    chex.assert_type(weights, rows.dtype)
+    reason = refusal(backend, rows, weights)
+    if reason is not None:
+        able = [other for other in _ALL if refusal(other, rows, weights) is None]
+        raise ValueError(f"backend={backend!r} {reason}; these can: {', '.join(able)}")
+    # The gradient of what is the same on all devices is the sum of theirs.
+    arguments = (rows, weights, group_sizes)
+    return _matmul(*(varying.like(x, *arguments) for x in arguments), backend, interpret)
+
+
+def choose(device: jax.Device, rows: Any, weights: Any) -> Backend:
+    """The fastest backend for a device that can do these shapes.
+
+    Args:
+      device: that will run it.
+      rows: array, or its shape and dtype.
+      weights: array, or its shape and dtype.
+    """
+    match device.platform:
+        case "gpu" | "cuda":
+            is_hopper = getattr(device, "compute_capability", "") == "9.0"
+            wished: tuple[Backend, ...] = ("hopper", "triton") if is_hopper else ("triton",)
+        case "tpu":
+            wished = ("megablox",)
+        case _:
+            wished = ()
+    return next((each for each in wished if refusal(each, rows, weights) is None), "loop")
+
+
+def refusal(backend: Backend, rows: Any, weights: Any) -> str | None:
+    """Why a backend can't do these shapes or this dtype, after its name; None if it can."""
+    num_rows, (_, num_in, num_out) = rows.shape[0], weights.shape
+    match backend:
+        case "loop":
+            return None
+        case "triton":
+            return triton.refusal(num_in=num_in, num_out=num_out)
+        case "hopper":
+            return hopper.refusal(
+                num_rows=num_rows, num_in=num_in, num_out=num_out, dtype=rows.dtype
+            )
+        case "megablox":
+            return megablox.refusal(num_rows=num_rows, num_in=num_in, num_out=num_out)
+
+
+_ALL: tuple[Backend, ...] = ("loop", "triton", "hopper", "megablox")
+
+
+def _product(
+    rows: Array,
+    weights: Array,
+    group_sizes: Array,
+    backend: Backend,
+    interpret: bool,
+    *,
+    transposed: bool,
+) -> Array:
+    match backend:
+        case "loop":
+            return loop.product(rows, weights, group_sizes, transposed=transposed)
+        case "triton" | "hopper":
+            make = triton.product
+        case "megablox":
+            make = megablox.product
+    return make(rows, weights, group_sizes, transposed=transposed, interpret=interpret)
+
+
+def _outer(
+    rows: Array, d_out: Array, group_sizes: Array, backend: Backend, interpret: bool
+) -> Array:
+    match backend:
+        case "loop":
+            return loop.outer(rows, d_out, group_sizes)
+        case "triton":
+            make = triton.outer
+        case "hopper":
+            make = hopper.outer
+        case "megablox":
+            make = megablox.outer
+    return make(rows, d_out, group_sizes, interpret=interpret)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _matmul(
+    rows: Array, weights: Array, group_sizes: Array, backend: Backend, interpret: bool
+) -> Array:
+    return _product(rows, weights, group_sizes, backend, interpret, transposed=False)
+
+
+def _forward(
+    rows: Array, weights: Array, group_sizes: Array, backend: Backend, interpret: bool
+) -> tuple[Array, tuple[Array, Array, Array]]:
+    saved = (rows, weights, group_sizes)
+    return _matmul(*saved, backend, interpret), saved
+
+
+def _backward(
+    backend: Backend, interpret: bool, saved: tuple[Array, Array, Array], d_out: Array
+) -> tuple[Array, Array, None]:
+    rows, weights, group_sizes = saved
+    d_rows = _product(d_out, weights, group_sizes, backend, interpret, transposed=True)
+    return d_rows, _outer(rows, d_out, group_sizes, backend, interpret), None
+
+
+_matmul.defvjp(_forward, _backward)

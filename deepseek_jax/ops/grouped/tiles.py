@@ -1,0 +1,54 @@
+"""Tiles of consecutive rows that belong to one group each. Floor 1.
+
+Axes: R rows, E groups, T tiles.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Int, Int32
+
+
+class RowTiles(NamedTuple):
+    """Which rows each tile has.
+
+    `group` [T]: of the tile, in [0, E); E for rows that no group holds. `start` [T]: its first row.
+    `size` [T]: its rows, at most those of a whole tile; 0 for a tile that is not needed,
+    whose start means nothing.
+    """
+
+    group: Int32[Array, " T"]
+    start: Int32[Array, " T"]
+    size: Int32[Array, " T"]
+
+
+def row_tiles(group_sizes: Int[Array, " E"], *, num_rows: int, tile_rows: int) -> RowTiles:
+    """Tiles that begin where their group begins; every row is in exactly one of them.
+
+    Args:
+      group_sizes: [E], not negative, sum at most R.
+      num_rows: R; static.
+      tile_rows: rows of a whole tile; static.
+
+    Returns:
+      Tiles in the order of their rows, as many as any sizes can need: R / tile_rows + E + 1 at
+      most, the last group being the rows past all groups.
+    """
+    sizes = group_sizes.astype(jnp.int32)
+    sizes = jnp.append(sizes, num_rows - jnp.sum(sizes))
+    ends = jnp.cumsum(sizes)
+    num_tiles = (sizes + tile_rows - 1) // tile_rows
+    last_tiles = jnp.cumsum(num_tiles)
+    most = num_rows // tile_rows + min(sizes.size, num_rows)
+    tile = jnp.arange(most, dtype=jnp.int32)
+    group = jnp.searchsorted(last_tiles, tile, side="right").astype(jnp.int32)
+    group = jnp.minimum(group, sizes.size - 1)
+    within = tile - (last_tiles - num_tiles)[group]
+    start = (ends - sizes)[group] + within * tile_rows
+    size = jnp.clip(ends[group] - start, 0, tile_rows)
+    return RowTiles(group, start, size)
+
+
+def largest_divisor(size: int, candidates: tuple[int, ...]) -> int | None:
+    """The first of the candidates that divides a size; None if none does."""
+    return next((tile for tile in candidates if size % tile == 0), None)

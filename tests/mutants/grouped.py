@@ -1,0 +1,111 @@
+"""Mutants of the grouped matmuls."""
+
+from tests.mutants.mutant import Mutant
+
+_TILES = "deepseek_jax/ops/grouped/tiles.py"
+_LOOP = "deepseek_jax/ops/grouped/loop.py"
+_TRITON = "deepseek_jax/ops/grouped/triton.py"
+_MEGABLOX = "deepseek_jax/ops/grouped/megablox.py"
+_MATMUL = "deepseek_jax/ops/grouped/matmul.py"
+_VALUES = "test_answers_and_gradients_are_those_of_float64"
+
+
+def _mutant(path: str, name: str, snippet: str, replacement: str, *tests: str) -> Mutant:
+    """A mutant whose tests stand in the test of the operation, unless they name their file."""
+    own = "tests/ops/grouped/matmul_test.py"
+    return Mutant(
+        name=name,
+        path=path,
+        snippet=snippet,
+        replacement=replacement,
+        tests=tuple(test if "::" in test else f"{own}::{test}" for test in tests),
+    )
+
+
+MUTANTS = (
+    _mutant(
+        _TILES,
+        "rows of no group have no tile",
+        "sizes = jnp.append(sizes, num_rows - jnp.sum(sizes))",
+        "sizes = jnp.append(sizes, 0)",
+        "tests/ops/grouped/tiles_test.py::test_by_hand",
+    ),
+    _mutant(
+        _TILES,
+        "a tile goes on into the next group",
+        "jnp.clip(ends[group] - start, 0, tile_rows)",
+        "jnp.full_like(start, tile_rows)",
+        "tests/ops/grouped/tiles_test.py::test_by_hand",
+    ),
+    _mutant(
+        _LOOP,
+        "a tile overwrites the rows before it",
+        "answers = jnp.where(mine[:, None], answers, before)",
+        "answers = answers + 0 * before",
+        _VALUES,
+    ),
+    _mutant(
+        _LOOP,
+        "rows of other groups are summed too",
+        "jnp.where(mine[:, None], jax.lax.dynamic_slice_in_dim(x, start, height), 0)",
+        "jax.lax.dynamic_slice_in_dim(x, start, height)",
+        _VALUES,
+    ),
+    _mutant(
+        _TRITON,
+        "rows of no group get the last matrix",
+        "jnp.where(group < num_groups, jnp.int32(num_in // tile.depth), jnp.int32(0))",
+        "jnp.int32(num_in // tile.depth)",
+        f"{_VALUES}[zeros, not whole tiles, rows of none-triton-float32]",
+    ),
+    _mutant(
+        _TRITON,
+        "a tile is stored whole",
+        "is_mine = (row >= first) & (row < first + size)",
+        "is_mine = (row >= 0) & (row < num_rows)",
+        f"{_VALUES}[single rows-triton-float32]",
+    ),
+    _mutant(
+        _TRITON,
+        "the last rows of a group are left out of its gradient",
+        "num_steps = (end - start + tile.depth - 1) // tile.depth",
+        "num_steps = num_whole",
+        f"{_VALUES}[one past a tile-triton-float32]",
+    ),
+    _mutant(
+        _TRITON,
+        "a group's gradient has rows of the next",
+        "is_mine = (first + jnp.arange(tile.depth) < end)[:, None]",
+        "is_mine = (first + jnp.arange(tile.depth) < rows_ref.shape[0])[:, None]",
+        f"{_VALUES}[single rows-triton-float32]",
+    ),
+    _mutant(
+        _TRITON,
+        "float32 rounded to bfloat16",
+        "return jnp.dot(x, y, precision=precision, preferred_element_type=jnp.float32)",
+        "return jnp.dot(*(z.astype(jnp.bfloat16) for z in (x, y)), precision=precision, "
+        "preferred_element_type=jnp.float32)",
+        f"{_VALUES}[even-triton-float32]",
+    ),
+    _mutant(
+        _MEGABLOX,
+        "rows past all groups are left as they were",
+        "jnp.where(is_held[:, None], out, 0)",
+        "out",
+        f"{_VALUES}[none has any-megablox-float32]",
+    ),
+    _mutant(
+        _MATMUL,
+        "the gradient of rows by matrices that are not transposed",
+        "backend, interpret, transposed=True)",
+        "backend, interpret, transposed=False)",
+        f"{_VALUES}[even-loop-float32]",
+    ),
+    _mutant(
+        _MATMUL,
+        "a shared matrix gets one device's gradient",
+        "_matmul(*(varying.like(x, *arguments) for x in arguments), backend, interpret)",
+        "_matmul(*arguments, backend, interpret)",
+        "test_on_two_devices_the_gradient_of_shared_matrices_is_the_sum",
+    ),
+)

@@ -1,0 +1,239 @@
+"""Laws of the grouped matmul, for every backend that this machine can run or interpret."""
+
+import functools
+
+import chex
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, PartitionSpec
+
+from deepseek_jax.ops.grouped import matmul, reference
+from tests import tolerances
+
+NUM_ROWS, NUM_IN, NUM_OUT = 256, 128, 128
+CAN_INTERPRET_HOPPER = jax.__version_info__ >= (0, 12)
+# Norm of the error over the norm of the result: bfloat16's own rounding is 1.7e-3.
+RELATIVE = {jnp.float32: 1e-6, jnp.bfloat16: 2e-3}
+SUBJECTS = [
+    pytest.param(backend, dtype, id=f"{backend}-{dtype.__name__}")
+    for backend in ("loop", "triton", "hopper", "megablox")
+    for dtype in (jnp.float32, jnp.bfloat16)
+    if backend != "hopper" or (CAN_INTERPRET_HOPPER and dtype == jnp.bfloat16)
+]
+SIZES = {
+    "even": [64, 64, 64, 64],
+    "zeros, not whole tiles, rows of none": [0, 61, 0, 66],
+    "one has all": [0, 0, NUM_ROWS, 0],
+    "none has any": [0, 0, 0, 0],
+    "single rows": [1, 1, 253, 1],
+    "one past a tile": [129, 127, 0, 0],
+}
+
+
+def subject(backend):
+    return functools.partial(matmul.grouped_matmul, backend=backend, interpret=backend != "loop")
+
+
+@functools.cache
+def compiled(backend):
+    """(rows, weights, sizes, d_out) -> answers, gradients of rows and weights."""
+
+    @jax.jit
+    def run(rows, weights, sizes, d_out):
+        answers, pull = jax.vjp(lambda x, w: subject(backend)(x, w, sizes), rows, weights)
+        return (answers, *pull(d_out))
+
+    return run
+
+
+def expected(rows, weights, sizes, d_out):
+    """The same in float64, group by group."""
+    rows, weights, d_out = (np.asarray(x).astype(np.float64) for x in (rows, weights, d_out))
+    answers = np.zeros((rows.shape[0], weights.shape[2]))
+    d_rows, d_weights = np.zeros_like(rows), np.zeros_like(weights)
+    start = 0
+    for group, size in enumerate(sizes):
+        mine = slice(start, start + size)
+        answers[mine] = rows[mine] @ weights[group]
+        d_rows[mine] = d_out[mine] @ weights[group].T
+        d_weights[group] = rows[mine].T @ d_out[mine]
+        start += size
+    return answers, d_rows, d_weights
+
+
+def inputs(seed, dtype, *, num_rows=NUM_ROWS, num_groups=4):
+    keys = jax.random.split(jax.random.key(seed), 3)
+    shapes = ((num_rows, NUM_IN), (num_groups, NUM_IN, NUM_OUT), (num_rows, NUM_OUT))
+    return [jax.random.normal(key, shape, dtype) for key, shape in zip(keys, shapes, strict=True)]
+
+
+def assert_near(found, wanted, dtype):
+    for one, other in zip(found, wanted, strict=True):
+        one = np.asarray(one).astype(np.float64)
+        # What must be zero is zero: nothing was left as it was in memory.
+        assert not one[other == 0].any()
+        assert np.linalg.norm(one - other) <= RELATIVE[dtype] * np.linalg.norm(other)
+
+
+@pytest.mark.parametrize(("backend", "dtype"), SUBJECTS)
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
+def test_answers_and_gradients_are_those_of_float64(backend, dtype, sizes):
+    rows, weights, d_out = inputs(0, dtype)
+    found = compiled(backend)(rows, weights, jnp.array(sizes, jnp.int32), d_out)
+    chex.assert_type(found, dtype)
+    assert_near(found, expected(rows, weights, sizes, d_out), dtype)
+
+
+@pytest.mark.parametrize("backend", ["loop", "triton"])
+def test_fewer_rows_than_groups_and_than_a_tile(backend):
+    rows, weights, d_out = inputs(1, jnp.float32, num_rows=3, num_groups=7)
+    sizes = [0, 1, 0, 0, 1, 0, 0]
+    found = compiled(backend)(rows, weights, jnp.array(sizes, jnp.int32), d_out)
+    assert_near(found, expected(rows, weights, sizes, d_out), jnp.float32)
+
+
+@pytest.mark.parametrize("backend", ["loop", "triton"])
+def test_any_sizes(backend):
+    rows, weights, d_out = inputs(2, jnp.float32)
+
+    @hypothesis.given(st.lists(st.integers(0, NUM_ROWS), min_size=4, max_size=4))
+    @hypothesis.settings(max_examples=6)
+    def law(cuts):
+        sizes = np.diff(np.sort(cuts), prepend=0)
+        found = compiled(backend)(rows, weights, jnp.asarray(sizes, jnp.int32), d_out)
+        assert_near(found, expected(rows, weights, sizes, d_out), jnp.float32)
+
+    law()
+
+
+def test_the_reference_by_hand():
+    rows = jnp.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+    weights = jnp.array([[[1.0], [1.0]], [[2.0], [0.0]]])
+    sizes = jnp.array([1, 1])
+    answers = reference.product(rows, weights, sizes)
+    np.testing.assert_array_equal(answers, [[3.0], [6.0], [0.0]])
+    d_weights = reference.outer(rows, jnp.array([[1.0], [10.0], [100.0]]), sizes)
+    np.testing.assert_array_equal(d_weights, [[[1.0], [2.0]], [[30.0], [40.0]]])
+
+
+def test_on_two_devices_the_gradient_of_shared_matrices_is_the_sum():
+    rows, weights, d_out = inputs(3, jnp.float32)
+    sizes = [[10, 50, 0, 68], [0, 0, 100, 28]]
+    mesh = Mesh(np.array(jax.devices()[:2]), ("data",))
+    cut, whole = PartitionSpec("data"), PartitionSpec()
+
+    def body(rows, weights, sizes):
+        return subject("loop")(rows, weights, sizes[0])
+
+    mapped = jax.shard_map(body, mesh=mesh, in_specs=(cut, whole, cut), out_specs=cut)
+
+    @jax.jit
+    def run(rows, weights, d_out):
+        own = jnp.array(sizes, jnp.int32)
+        answers, pull = jax.vjp(lambda x, w: mapped(x, w, own), rows, weights)
+        return (answers, *pull(d_out))
+
+    found = run(rows, weights, d_out)
+    halves = [
+        expected(rows[mine], weights, own, d_out[mine])
+        for mine, own in zip((slice(0, 128), slice(128, 256)), sizes, strict=True)
+    ]
+    (y, x, w), (other_y, other_x, other_w) = halves
+    wanted = (np.concatenate([y, other_y]), np.concatenate([x, other_x]), w + other_w)
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(one, other, **tolerances.MODEL_F32)
+
+
+@pytest.mark.parametrize("backend", ["triton", "hopper"])
+def test_kernels_say_over_which_devices_their_results_vary(backend):
+    mesh = Mesh(np.array(jax.devices()[:2]), ("data",))
+    cut, whole = PartitionSpec("data"), PartitionSpec()
+    multiply = functools.partial(matmul.grouped_matmul, backend=backend)
+    mapped = jax.shard_map(
+        lambda rows, weights, sizes: multiply(rows, weights, sizes[0]),
+        mesh=mesh,
+        in_specs=(cut, whole, cut),
+        out_specs=cut,
+    )
+    rows, weights, d_out = inputs(0, jnp.bfloat16)
+    sizes = jnp.ones((2, 4), jnp.int32)
+
+    def both(rows, weights, d_out):
+        return jax.vjp(lambda x, w: mapped(x, w, sizes), rows, weights)[1](d_out)
+
+    d_rows, d_weights = jax.eval_shape(both, rows, weights, d_out)
+    assert (d_rows.shape, d_weights.shape) == (rows.shape, weights.shape)
+
+
+@pytest.mark.parametrize(
+    ("backend", "shape", "dtype", "message"),
+    [
+        ("triton", (64, 24, 128), jnp.float32, "24 x 128; these can: loop"),
+        ("hopper", (64, 128, 128), jnp.float32, "not float32; these can: loop, triton"),
+        ("hopper", (64, 128, 64), jnp.bfloat16, "128 x 64; these can: loop, triton"),
+        ("hopper", (32, 128, 128), jnp.bfloat16, "not 32; these can: loop, triton"),
+        ("megablox", (64, 128, 128), jnp.float32, "not 64 rows and 128 x 128"),
+    ],
+)
+def test_what_a_backend_cannot_do_raises_and_says_which_can(backend, shape, dtype, message):
+    num_rows, num_in, num_out = shape
+    with pytest.raises(ValueError, match=f"backend='{backend}' takes .*{message}"):
+        jax.eval_shape(
+            lambda *arguments: matmul.grouped_matmul(*arguments, backend=backend),
+            jax.ShapeDtypeStruct((num_rows, num_in), dtype),
+            jax.ShapeDtypeStruct((2, num_in, num_out), dtype),
+            jax.ShapeDtypeStruct((2,), jnp.int32),
+        )
+
+
+class _Device:
+    def __init__(self, platform, compute_capability=""):
+        self.platform, self.compute_capability = platform, compute_capability
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "num_in", "backend"),
+    [
+        (_Device("cpu"), jnp.bfloat16, 128, "loop"),
+        (_Device("tpu"), jnp.bfloat16, 128, "megablox"),
+        (_Device("tpu"), jnp.bfloat16, 96, "loop"),
+        (_Device("gpu", "8.0"), jnp.bfloat16, 128, "triton"),
+        (_Device("gpu", "9.0"), jnp.bfloat16, 128, "hopper"),
+        (_Device("gpu", "9.0"), jnp.float32, 128, "triton"),
+        (_Device("gpu", "9.0"), jnp.bfloat16, 96, "triton"),
+        (_Device("gpu", "9.0"), jnp.bfloat16, 10, "loop"),
+    ],
+)
+def test_the_backend_that_is_meant_for_a_device(device, dtype, num_in, backend):
+    rows = jax.ShapeDtypeStruct((256, num_in), dtype)
+    weights = jax.ShapeDtypeStruct((2, num_in, 128), dtype)
+    assert matmul.choose(device, rows, weights) == backend
+
+
+@pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated")
+@pytest.mark.parametrize(
+    ("backend", "platform", "names"),
+    [
+        ("hopper", "cuda", ["__gpu$xla.gpu.triton", "mosaic_gpu"]),
+        ("megablox", "tpu", ["tpu_custom_call"]),
+    ],
+)
+def test_lowers_for_its_platform(backend, platform, names):
+    def both(rows, weights, sizes, d_out):
+        run = functools.partial(matmul.grouped_matmul, backend=backend)
+        return jax.vjp(lambda x, w: run(x, w, sizes), rows, weights)[1](d_out)
+
+    rows, weights, d_out = inputs(0, jnp.bfloat16)
+    sizes = jnp.array([64, 64, 0, 100], jnp.int32)
+    # Triton asks for a device of the kind that it lowers for.
+    kind = jax.sharding.AbstractDevice(device_kind="NVIDIA H100", num_cores=132, platform="gpu")
+    mesh = jax.sharding.AbstractMesh((1,), ("one",), abstract_device=kind)
+    with jax.sharding.use_abstract_mesh(mesh):
+        traced = jax.jit(both).trace(rows, weights, sizes, d_out)
+        lowered = traced.lower(lowering_platforms=(platform,)).as_text()
+    for name in names:
+        assert f"custom_call @{name}" in lowered

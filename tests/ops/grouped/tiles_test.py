@@ -1,0 +1,36 @@
+"""Laws of `ops.grouped.tiles`."""
+
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from deepseek_jax.ops.grouped import tiles
+
+
+def test_by_hand():
+    # Rows 0-4 are of group 0, 5 of group 2, 6 of none; tiles of two rows.
+    found = tiles.row_tiles(jnp.array([5, 0, 1]), num_rows=7, tile_rows=2)
+    assert found.group.tolist() == [0, 0, 0, 2, 3, 3, 3]
+    assert found.start.tolist()[:5] == [0, 2, 4, 5, 6]
+    assert found.size.tolist() == [2, 2, 1, 1, 1, 0, 0]
+
+
+@hypothesis.given(st.lists(st.integers(0, 9), min_size=1, max_size=6), st.integers(0, 5))
+def test_every_row_is_in_one_tile_and_that_of_its_group(sizes, num_others):
+    num_rows = sum(sizes) + num_others
+    found = jax.device_get(
+        tiles.row_tiles(jnp.array(sizes, jnp.int32), num_rows=num_rows, tile_rows=4)
+    )
+    owner = np.full(num_rows, -1)
+    for group, start, size in zip(*found, strict=True):
+        assert 0 <= size <= 4
+        assert (owner[start : start + size] == -1).all()
+        owner[start : start + size] = group
+    assert owner.tolist() == np.repeat(np.arange(len(sizes) + 1), [*sizes, num_others]).tolist()
+
+
+def test_the_first_that_divides():
+    assert tiles.largest_divisor(384, (256, 128, 64)) == 128
+    assert tiles.largest_divisor(100, (256, 128, 64)) is None
