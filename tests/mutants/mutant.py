@@ -1,6 +1,7 @@
 """A likely bug: where it goes, what it replaces, and which tests must notice."""
 
 import dataclasses
+import os
 import pathlib
 import subprocess
 import sys
@@ -52,13 +53,26 @@ class Verdict:
         return self.status == 1 and bool(self.failure)
 
 
-def run_tests(root: pathlib.Path, tests: tuple[str, ...]) -> Verdict:
-    """Runs tests in a tree until the first failure."""
+def run_tests(root: pathlib.Path, tests: tuple[str, ...], *, compiled: pathlib.Path) -> Verdict:
+    """Runs tests in a tree until the first failure.
+
+    Args:
+      root: of the tree.
+      tests: pytest node ids.
+      compiled: folder of compiled programs, found by what they compute: those that a bug does not
+        change need no compiling.
+    """
+    environment = os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(compiled),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
     command = [sys.executable, "-B", "-m", "pytest", "-x", "-rf", "--tb=line"]
     start = time.perf_counter()
     done = subprocess.run(
         [*command, "-p", "no:cacheprovider", *tests],
         cwd=root,
+        env=environment,
         capture_output=True,
         text=True,
         check=False,

@@ -12,6 +12,7 @@ A new table: make a module with a tuple `MUTANTS` beside `moe.py` and add it to 
 import argparse
 import collections
 import concurrent.futures
+import functools
 import pathlib
 import shutil
 import sys
@@ -41,14 +42,14 @@ def copy_tree(target: pathlib.Path) -> None:
     shutil.copy(ROOT / "pyproject.toml", target)
 
 
-def judge(mutant: Mutant) -> Verdict:
+def judge(mutant: Mutant, compiled: pathlib.Path) -> Verdict:
     """Runs the mutant's tests on a copy of the tree with the bug in it."""
     with tempfile.TemporaryDirectory() as directory:
         root = pathlib.Path(directory)
         copy_tree(root)
         path = root / mutant.path
         path.write_text(mutant.mutated(path.read_text()))
-        return run_tests(root, mutant.tests)
+        return run_tests(root, mutant.tests, compiled=compiled)
 
 
 def check_table(mutants: list[Mutant]) -> None:
@@ -66,22 +67,30 @@ def run(mutants: list[Mutant], *, num_jobs: int) -> bool:
     check_table(mutants)
     named = tuple(sorted({test for mutant in mutants for test in mutant.tests}))
     with tempfile.TemporaryDirectory() as directory:
-        copy_tree(pathlib.Path(directory))
-        sound = run_tests(pathlib.Path(directory), named)
-    if sound.status != 0:
-        print(f"the named tests do not pass without a mutant:\n{sound.output}")
-        return False
-    print(f"{len(named)} tests pass without a mutant in {sound.seconds:.0f} s")
-    num_caught = 0
-    with concurrent.futures.ThreadPoolExecutor(num_jobs) as pool:
-        for mutant, verdict in zip(mutants, pool.map(judge, mutants), strict=True):
-            place = pathlib.Path(mutant.path).stem
-            result = "caught" if verdict.caught else "SURVIVED" if verdict.status == 0 else "BROKEN"
-            print(f"{result:8} {verdict.seconds:5.1f} s  {place:14} {mutant.name}")
-            print(f"{'':27}by {verdict.failure}" if verdict.caught else verdict.output, flush=True)
-            num_caught += verdict.caught
+        folder = pathlib.Path(directory)
+        tree, compiled = folder / "tree", folder / "compiled"
+        tree.mkdir()
+        copy_tree(tree)
+        sound = run_tests(tree, named, compiled=compiled)
+        if sound.status != 0:
+            print(f"the named tests do not pass without a mutant:\n{sound.output}")
+            return False
+        print(f"{len(named)} tests pass without a mutant in {sound.seconds:.0f} s")
+        num_caught = 0
+        with concurrent.futures.ThreadPoolExecutor(num_jobs) as pool:
+            verdicts = pool.map(functools.partial(judge, compiled=compiled), mutants)
+            for mutant, verdict in zip(mutants, verdicts, strict=True):
+                _tell(mutant, verdict)
+                num_caught += verdict.caught
     print(f"{num_caught} of {len(mutants)} mutants caught")
     return num_caught == len(mutants)
+
+
+def _tell(mutant: Mutant, verdict: Verdict) -> None:
+    place = pathlib.Path(mutant.path).stem
+    result = "caught" if verdict.caught else "SURVIVED" if verdict.status == 0 else "BROKEN"
+    print(f"{result:8} {verdict.seconds:5.1f} s  {place:14} {mutant.name}")
+    print(f"{'':27}by {verdict.failure}" if verdict.caught else verdict.output, flush=True)
 
 
 def main() -> None:
