@@ -36,6 +36,7 @@ SPARSE = ModelSpec(
     bias_update_rate=0.0,
     dispatch="dropless",
     capacity_factor=0.0,
+    expert_kernel="loop",
     tie_embeddings=True,
     norm_eps=1e-6,
     remat="none",

@@ -45,6 +45,9 @@ class ModelSpec:
       bias_update_rate: step of the choice bias after each training step.
       dispatch: "dropless", or "capacity" with a fixed number of rows an expert.
       capacity_factor: rows of an expert over their expected number; 0.0 when dropless.
+      expert_kernel: what computes dropless experts: "loop" over blocks of rows (off the CPU all
+        of few experts at once), or grouped matmuls by "triton", "hopper" or "megablox"
+        (`ops/grouped/matmul.py`), or "auto", what is meant for the device. "loop" in a dense model.
       tie_embeddings: the output head is the embedding table.
       norm_eps: epsilon of the RMS norms.
       remat: "none", or "block" to recompute a block's activations in the backward pass.
@@ -77,6 +80,7 @@ class ModelSpec:
     bias_update_rate: float
     dispatch: Literal["dropless", "capacity"]
     capacity_factor: float
+    expert_kernel: Literal["auto", "loop", "triton", "hopper", "megablox"]
     tie_embeddings: bool
     norm_eps: float
     remat: Literal["none", "block"]
@@ -163,6 +167,7 @@ class ModelSpec:
                 "router_weights": "raw",
                 "router_scale": 1.0,
                 "dispatch": "dropless",
+                "expert_kernel": "loop",
             }
             for name, value in neutral.items():
                 require(

@@ -1,5 +1,7 @@
 """Linen shells of the feed-forward part: routed experts, or one dense network. Floor 3."""
 
+import functools
+import logging
 import math
 from typing import NamedTuple
 
@@ -12,10 +14,14 @@ from deepseek_jax.core.model_spec import ModelSpec
 from deepseek_jax.nn import conditioning, parameters, router
 from deepseek_jax.ops import balance, experts
 from deepseek_jax.ops import moe as moe_ops
+from deepseek_jax.ops.grouped import swiglu as kernels
+from deepseek_jax.ops.grouped.matmul import Backend
 from deepseek_jax.ops.routing import Routing
 from deepseek_jax.parallel import exchange, expert_parallel
 from deepseek_jax.parallel.expert_parallel import ExpertParallelOutput
 from deepseek_jax.parallel.layout import Layout
+
+_LOG = logging.getLogger(__name__)
 
 # Experts for each chosen one up to which computing all of them beats choosing, off the CPU.
 _FEW_EXPERTS = 4
@@ -142,10 +148,44 @@ def _local_moe(spec: ModelSpec, num_tokens: int) -> moe_ops.Moe:
     num_assignments = num_tokens * spec.top_k
     if spec.dispatch == "capacity":
         return moe_ops.capacity(num_assignments=num_assignments, factor=spec.capacity_factor)
-    # The grouped path is a loop over blocks of rows, of which a GPU runs one at a time.
+    # The loop takes blocks of rows, of which a GPU runs one at a time.
     if spec.num_experts <= _FEW_EXPERTS * spec.top_k and jax.default_backend() != "cpu":
-        return moe_ops.every_expert()
-    return moe_ops.dropless(num_assignments=num_assignments)
+        without_kernel = moe_ops.every_expert()
+    else:
+        without_kernel = moe_ops.dropless(num_assignments=num_assignments)
+    if spec.expert_kernel == "loop":
+        return without_kernel
+
+    def moe(
+        rows: Float[Array, "R D"],
+        row_mask: Bool[Array, " R"],
+        routing: Routing,
+        weights: experts.ExpertWeights,
+    ) -> moe_ops.MoeOutput:
+        kernel = spec.expert_kernel
+        if kernel == "auto":
+            kernel = _kernel_for_device(routing.expert_ids.size, weights.gate.shape, rows.dtype)
+        layer = without_kernel if kernel == "loop" else moe_ops.grouped(backend=kernel)
+        return layer(rows, row_mask, routing, weights)
+
+    return moe
+
+
+@functools.cache
+def _kernel_for_device(num_rows: int, shape: tuple[int, int, int], dtype: jnp.dtype) -> Backend:
+    """What is meant for the device, for matrices [E, D, F]; logs it once."""
+    device = jax.devices()[0]
+    chosen = kernels.choose(
+        device,
+        num_rows=num_rows,
+        num_experts=shape[0],
+        model_dim=shape[1],
+        width=shape[2],
+        dtype=dtype,
+    )
+    told = "model.expert_kernel='auto': %s for %d rows of %d experts %d x %d in %s on %s"
+    _LOG.info(told, chosen, num_rows, *shape, dtype, device.device_kind)
+    return chosen
 
 
 def _swiglu_params(

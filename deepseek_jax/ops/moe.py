@@ -13,6 +13,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from deepseek_jax.ops import dispatch, experts, grouped_swiglu
 from deepseek_jax.ops.experts import ExpertWeights
+from deepseek_jax.ops.grouped import swiglu as kernels
+from deepseek_jax.ops.grouped.matmul import Backend
 from deepseek_jax.ops.routing import Routing
 
 
@@ -52,6 +54,35 @@ def dropless(*, num_assignments: int) -> Moe:
         )
         rows = experts.swiglu_dropless(
             dispatch.dispatch(tokens, plan), weights, plan.group_sizes, block_rows=block_rows
+        )
+        return MoeOutput(dispatch.combine(rows, routing.weights, plan), plan.num_dropped)
+
+    return moe
+
+
+def grouped(*, backend: Backend, interpret: bool = False) -> Moe:
+    """Every assignment is computed, by grouped matmuls on as many rows as there are assignments.
+
+    Args:
+      backend: of the matmuls.
+      interpret: runs their kernels step by step, on any device; for tests.
+    """
+
+    def moe(
+        tokens: Float[Array, "T D"],
+        token_mask: Bool[Array, " T"],
+        routing: Routing,
+        weights: ExpertWeights,
+    ) -> MoeOutput:
+        plan = dispatch.dropless_plan(
+            routing.expert_ids, token_mask, num_experts=weights.gate.shape[0], block_rows=1
+        )
+        rows = kernels.grouped_swiglu(
+            dispatch.dispatch(tokens, plan),
+            *weights,
+            plan.group_sizes,
+            backend=backend,
+            interpret=interpret,
         )
         return MoeOutput(dispatch.combine(rows, routing.weights, plan), plan.num_dropped)
 

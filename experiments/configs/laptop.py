@@ -44,6 +44,7 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
             bias_update_rate=0.0,
             dispatch="dropless",
             capacity_factor=0.0,
+            expert_kernel="loop",
             tie_embeddings=False,
             norm_eps=1e-6,
             remat="none",

@@ -48,6 +48,7 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
             bias_update_rate=0.0,
             dispatch="capacity",
             capacity_factor=1.25,
+            expert_kernel="loop",
             tie_embeddings=False,
             norm_eps=1e-6,
             remat="block",

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from deepseek_jax.core import accounting
+from deepseek_jax.nn import feed_forward
 from deepseek_jax.nn import model as model_lib
+from deepseek_jax.ops import moe
 from tests import tiny, tolerances
 
 # The sparse model in `make check`; the others, each a compilation of its own, in `make test`.
@@ -136,6 +138,45 @@ def test_capacity_with_room_equals_dropless():
     np.testing.assert_array_equal(capacity.stats.load, dropless.stats.load)
     tight = dataclasses.replace(roomy, capacity_factor=1.0)
     assert model_lib.Decoder(tight).apply(variables, tokens, **context).stats.dropped.sum() > 0
+
+
+@pytest.mark.deep
+def test_kernels_for_experts_change_no_answer(monkeypatch):
+    interpreted = functools.partial(moe.grouped, interpret=True)
+    monkeypatch.setattr(feed_forward.moe_ops, "grouped", interpreted)
+    loop = dataclasses.replace(tiny.SPARSE, model_dim=32)
+    model, variables = tiny.make(loop)
+    tokens, context = tiny.rows()
+    want = model.apply(variables, tokens, **context)
+    spec = dataclasses.replace(loop, expert_kernel="triton")
+    found = model_lib.Decoder(spec).apply(variables, tokens, **context)
+    np.testing.assert_allclose(found.logits, want.logits, **tolerances.MODEL_F32)
+
+
+def test_the_kernel_for_a_device_is_told_once(monkeypatch, caplog):
+    class Device:
+        platform, device_kind, compute_capability = "gpu", "a GPU", "8.0"
+
+    monkeypatch.setattr(feed_forward.jax, "devices", lambda: [Device()])
+    feed_forward._kernel_for_device.cache_clear()
+    with caplog.at_level("INFO"):
+        for _ in range(2):
+            found = feed_forward._kernel_for_device(64, (4, 32, 16), jnp.dtype("bfloat16"))
+    feed_forward._kernel_for_device.cache_clear()
+    assert found == "triton"
+    (line,) = [each for each in caplog.messages if "expert_kernel" in each]
+    assert "triton for 64 rows of 4 experts 32 x 16 in bfloat16 on a GPU" in line
+
+
+@pytest.mark.deep
+def test_without_a_kernel_for_the_device_the_program_is_the_loops():
+    def program(kernel):
+        spec = dataclasses.replace(tiny.SPARSE, expert_kernel=kernel)
+        model, variables = tiny.make(spec)
+        tokens, context = tiny.rows()
+        return jax.jit(model.apply).lower(variables, tokens, **context).as_text()
+
+    assert program("auto") == program("loop")
 
 
 @pytest.mark.deep

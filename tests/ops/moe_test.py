@@ -11,7 +11,7 @@ from deepseek_jax.ops.experts import ExpertWeights
 from deepseek_jax.ops.routing import Routing
 from tests import tolerances
 
-NUM_EXPERTS, MODEL_DIM, HIDDEN_DIM = 3, 4, 2
+NUM_EXPERTS, MODEL_DIM, HIDDEN_DIM = 3, 16, 32
 NONE = NUM_EXPERTS
 IDS = [[0, 2, NONE], [NONE, NONE, NONE], [NONE, 2, NONE], [1, NONE, 0], [2, 1, 0]]
 MASK = [True, True, True, False, True]
@@ -47,10 +47,19 @@ def with_gradients(layer):
     [
         moe.dropless(num_assignments=1),
         moe.dropless(num_assignments=1000),  # another block, the same result
+        moe.grouped(backend="loop"),
+        moe.grouped(backend="triton", interpret=True),
         moe.every_expert(),
         moe.capacity(num_assignments=6, factor=1.5),  # 3 rows, which expert 2 needs
     ],
-    ids=["dropless", "dropless, large blocks", "every expert", "capacity"],
+    ids=[
+        "dropless",
+        "dropless, large blocks",
+        "grouped, loop",
+        "grouped, triton",
+        "every expert",
+        "capacity",
+    ],
 )
 def test_an_id_of_none_neither_answers_nor_learns_nor_drops(layer):
     chex.assert_trees_all_close(

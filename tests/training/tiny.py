@@ -33,6 +33,7 @@ MODEL = {
     "bias_update_rate": 0.01,
     "dispatch": "dropless",
     "capacity_factor": 0.0,
+    "expert_kernel": "loop",
     "tie_embeddings": False,
     "norm_eps": 1e-6,
     "remat": "none",

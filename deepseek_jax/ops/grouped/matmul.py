@@ -63,13 +63,13 @@ def grouped_matmul(
     return _matmul(*(varying.like(x, *arguments) for x in arguments), backend, interpret)
 
 
-def choose(device: jax.Device, rows: Any, weights: Any) -> Backend:
+def choose(device: jax.Device, rows: Any, *weights: Any) -> Backend:
     """The fastest backend for a device that can do these shapes.
 
     Args:
       device: that will run it.
       rows: array, or its shape and dtype.
-      weights: array, or its shape and dtype.
+      weights: matrices that as many rows are multiplied with: arrays, or shapes and dtypes.
     """
     match device.platform:
         case "gpu" | "cuda":
@@ -79,7 +79,11 @@ def choose(device: jax.Device, rows: Any, weights: Any) -> Backend:
             wished = ("megablox",)
         case _:
             wished = ()
-    return next((each for each in wished if refusal(each, rows, weights) is None), "loop")
+
+    def can(backend: Backend) -> bool:
+        return all(refusal(backend, rows, matrices) is None for matrices in weights)
+
+    return next((backend for backend in wished if can(backend)), "loop")
 
 
 def refusal(backend: Backend, rows: Any, weights: Any) -> str | None:
