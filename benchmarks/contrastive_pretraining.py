@@ -13,12 +13,10 @@ import argparse
 import dataclasses
 import json
 import pathlib
-import platform
 import statistics
 import time
 from typing import Any
 
-import jax
 from rich import console as rich_console
 
 from deepseek_jax.contrastive import stage
@@ -30,7 +28,11 @@ CONFIG = "experiments/configs/contrastive.py"
 
 
 def main() -> None:
-    """Trains, measures, prints."""
+    """Trains, measures, prints.
+
+    Raises:
+      ValueError: a run of other settings stands where one of these would.
+    """
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--root", type=pathlib.Path, default=pathlib.Path("runs/contrastive_seeds"))
     parser.add_argument("--seeds", default="0,1,2")
@@ -46,9 +48,9 @@ def main() -> None:
     results: list[dict[str, Any]] = []
     for seed in (int(part) for part in arguments.seeds.split(",")):
         for weight in weights or [own, 0.0]:
-            directory = root / f"weight_{weight:g}_seed_{seed}"
+            spec = _spec(arguments.variant, weight=weight, seed=seed)
+            directory = root / f"{arguments.variant or 'laptop'}_weight_{weight:g}_seed_{seed}"
             if not (directory / "semantics.json").exists():
-                spec = _spec(arguments.variant, weight=weight, seed=seed)
                 if data is None:
                     data = spans.load(spec.data, tokenizer_path=None)
                 begun = time.perf_counter()
@@ -62,8 +64,11 @@ def main() -> None:
                     f"{time.perf_counter() - trained:.0f} s of measuring",
                     highlight=False,
                 )
+            if settings.load_run_spec(directory) != spec:
+                raise ValueError(f"{directory}: a run of other settings; give another --root")
             found = json.loads((directory / "semantics.json").read_text(encoding="utf-8"))
-            results.append({"seed": seed, "weight": weight} | found)
+            made = json.loads((directory / "record.json").read_text(encoding="utf-8"))["made_with"]
+            results.append({"seed": seed, "weight": weight, "made_with": made} | found)
     report(console, results)
 
 
@@ -123,11 +128,14 @@ def report(console: rich_console.Console, results: list[dict[str, Any]]) -> None
             costs = [loss - losses[0.0][seed] for seed, loss in by_seed.items()]
             told += f", {_spread(costs, digits=4)} more than without the term"
         console.print(told, highlight=False)
-    console.print(
-        f"{results[0]['num_documents']:,} held-out documents; {jax.devices()[0].device_kind}, "
-        f"jax {jax.__version__}, Python {platform.python_version()}",
-        highlight=False,
-    )
+    for made in {
+        json.dumps(result["made_with"]): result["made_with"] for result in results
+    }.values():
+        console.print(
+            f"{results[0]['num_documents']:,} held-out documents; {made['device_kind']}, "
+            f"jax {made['jax']}, Python {made['python']}",
+            highlight=False,
+        )
 
 
 def _spread(values: list[float], *, digits: int) -> str:

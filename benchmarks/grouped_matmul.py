@@ -8,7 +8,8 @@ drawn from a Dirichlet distribution with parameter 2). The peer runs in the same
 sizes, in a Python of its own that has torch (--peer-python; this one by default). Times are
 medians of rounds of many calls, with one wait at the end of a round; TFLOP/s count 2 operations a
 row, column and depth forward and twice that backward. The error is the largest of some groups,
-relative to float64. Results are written over memory that was full of NaN. At few rows what counts
+relative to float64. Memory was filled with NaN
+before results were allocated. At few rows what counts
 is how fast the matrices that are used are read: the last column is the time that their bytes take
 at the bandwidth of a copy, measured in the same run, over the time of a call.
 """
@@ -61,7 +62,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--shapes", default=SHAPES, help="rows x groups x in x out, with commas")
     parser.add_argument("--sizes", default="even,skewed")
-    parser.add_argument("--backends", default="", help="default: what `auto` takes, and triton")
+    parser.add_argument("--backends", default="", help="default: the device's own, and triton")
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float16", "float32"))
     parser.add_argument("--peer-python", default=sys.executable, help="the Python that has torch")
     parser.add_argument("--out", type=pathlib.Path, help="file to write the figures to")
@@ -94,11 +95,17 @@ def main() -> None:
         "num_rounds": NUM_ROUNDS,
         "seconds_a_round": SECONDS_A_ROUND,
     }
+    write(arguments.out, found | {"peer": None})
     found["peer"] = peer.run(PEER, request, python=arguments.peer_python, package="torch")
     report(rich_console.Console(width=150), found)
-    if arguments.out is not None:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(found, indent=1) + "\n")
+    write(arguments.out, found)
+
+
+def write(path: pathlib.Path | None, found: dict[str, Any]) -> None:
+    """Writes the figures as JSON, if a file is named."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def draw_sizes(shape: Shape, kind: str) -> list[int]:
@@ -139,10 +146,10 @@ def measure(problem: dict[str, Any], backend: Any, dtype: Any) -> dict[str, Any]
     def backward(rows: Any, weights: Any, sizes: Any, d_out: Any) -> Any:
         return jax.vjp(lambda x, w: forward(x, w, sizes), rows, weights)[1](d_out)
 
-    poison((shape.num_rows, shape.num_out), dtype)
+    results = ((shape.num_rows, shape.num_out), rows.shape, weights.shape)
+    poison(results, dtype)
     out = forward(rows, weights, sizes)
-    poison((shape.num_rows, shape.num_in), dtype)
-    poison(shape[1:], dtype)
+    poison(results, dtype)
     d_rows, d_weights = backward(rows, weights, sizes, d_out)
     return {
         "problem": problem,
@@ -154,9 +161,9 @@ def measure(problem: dict[str, Any], backend: Any, dtype: Any) -> dict[str, Any]
     }
 
 
-def poison(shape: tuple[int, ...], dtype: Any) -> None:
-    """Fills memory of this size with NaN and gives it back, to be the next result's."""
-    jax.block_until_ready(jnp.full(shape, jnp.nan, dtype))
+def poison(shapes: tuple[tuple[int, ...], ...], dtype: Any) -> None:
+    """Fills memory for two of each result with NaN and gives it back, for the next to lie in."""
+    jax.block_until_ready([jnp.full(shape, jnp.nan, dtype) for shape in shapes * 2])
 
 
 def seconds(call: Callable[[], Any]) -> float:
@@ -168,7 +175,8 @@ def seconds(call: Callable[[], Any]) -> float:
     rounds = []
     for _ in range(NUM_ROUNDS):
         start = time.perf_counter()
-        last = [call() for _ in range(num)][-1]
+        for _ in range(num):
+            last = call()
         jax.block_until_ready(last)
         rounds.append((time.perf_counter() - start) / num)
     return statistics.median(rounds)
@@ -230,7 +238,7 @@ def report(console: rich_console.Console, found: dict[str, Any]) -> None:
     console.print(table)
     wrong = [each for each in found["ours"] if not each["all_finite"]]
     console.print(
-        "every number of every result was written"
+        "all results are finite, over memory filled with NaN before"
         if not wrong
         else f"NOT WRITTEN or not finite: {[_name(each) + each['backend'] for each in wrong]}",
         f"copy: {found['copy_bytes_per_second'] / 1e9:,.0f} GB/s; {made['device']}, jax "

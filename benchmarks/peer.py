@@ -22,9 +22,11 @@ def run(
 
     Raises:
       RuntimeError: the package is there and the program fails.
+      subprocess.CalledProcessError: that Python itself fails.
     """
-    find = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({package!r}) is None)"
-    if subprocess.run([python, "-c", find], check=False).returncode:
+    find = f"import importlib.util; print(importlib.util.find_spec({package!r}) is not None)"
+    has_package = subprocess.run([python, "-c", find], check=True, capture_output=True, text=True)
+    if has_package.stdout.strip() != "True":
         return None
     with tempfile.TemporaryDirectory() as folder:
         paths = [pathlib.Path(folder) / name for name in ("request.json", "result.json")]

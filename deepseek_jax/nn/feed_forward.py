@@ -164,7 +164,9 @@ def _local_moe(spec: ModelSpec, num_tokens: int) -> moe_ops.Moe:
     ) -> moe_ops.MoeOutput:
         kernel = spec.expert_kernel
         if kernel == "auto":
-            kernel = _kernel_for_device(routing.expert_ids.size, weights.gate.shape, rows.dtype)
+            device, num_rows = jax.devices()[0], routing.expert_ids.size
+            kernel = kernels.choose(device, rows, weights.gate, num_rows=num_rows)
+            _tell_kernel(kernel, device.device_kind, num_rows, weights.gate.shape, rows.dtype)
         layer = without_kernel if kernel == "loop" else moe_ops.grouped(backend=kernel)
         return layer(rows, row_mask, routing, weights)
 
@@ -172,20 +174,12 @@ def _local_moe(spec: ModelSpec, num_tokens: int) -> moe_ops.Moe:
 
 
 @functools.cache
-def _kernel_for_device(num_rows: int, shape: tuple[int, int, int], dtype: jnp.dtype) -> Backend:
-    """What is meant for the device, for matrices [E, D, F]; logs it once."""
-    device = jax.devices()[0]
-    chosen = kernels.choose(
-        device,
-        num_rows=num_rows,
-        num_experts=shape[0],
-        model_dim=shape[1],
-        width=shape[2],
-        dtype=dtype,
-    )
+def _tell_kernel(
+    kernel: Backend, device: str, num_rows: int, shape: tuple[int, int, int], dtype: jnp.dtype
+) -> None:
+    """Logs once what is meant for a device and rows of experts [E, D, F]."""
     told = "model.expert_kernel='auto': %s for %d rows of %d experts %d x %d in %s on %s"
-    _LOG.info(told, chosen, num_rows, *shape, dtype, device.device_kind)
-    return chosen
+    _LOG.info(told, kernel, num_rows, *shape, dtype, device)
 
 
 def _swiglu_params(

@@ -29,5 +29,11 @@ def shape_like(shape: tuple[int, ...], x: Array) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, x.dtype, manual_axis_type=jax.typeof(x).manual_axis_type)
 
 
+def is_varying(x: Array | jax.ShapeDtypeStruct) -> bool:
+    """Whether the values differ between the devices of a `shard_map`."""
+    kind = x if isinstance(x, jax.ShapeDtypeStruct) else jax.typeof(x)
+    return bool(kind.manual_axis_type and kind.manual_axis_type.varying)
+
+
 def _varying(x: Array) -> frozenset[str]:
     return jax.typeof(x).manual_axis_type.varying

@@ -75,9 +75,30 @@ MUTANTS = (
     _mutant(
         _TRITON,
         "a group's gradient has rows of the next",
-        "is_mine = (first + jnp.arange(tile.depth) < end)[:, None]",
-        "is_mine = (first + jnp.arange(tile.depth) < rows_ref.shape[0])[:, None]",
+        "is_mine = (first + jnp.arange(tile.depth, dtype=jnp.int32) < end)[:, None]",
+        "is_mine = (first + jnp.arange(tile.depth, dtype=jnp.int32) < rows_ref.shape[0])[:, None]",
         f"{_VALUES}[single rows-triton-float32]",
+    ),
+    _mutant(
+        _TRITON,
+        "all columns are those of the first tile",
+        "columns = pl.ds(column * tile.columns, tile.columns)\n    start = jnp.minimum",
+        "columns = pl.ds(0 * column, tile.columns)\n    start = jnp.minimum",
+        "test_many_tiles[triton-bfloat16]",
+    ),
+    _mutant(
+        _TRITON,
+        "a matrix's gradient has one tile of rows",
+        "across = pl.ds(row * tile.rows, tile.rows)",
+        "across = pl.ds(0 * row, tile.rows)",
+        "test_many_tiles[triton-bfloat16]",
+    ),
+    _mutant(
+        _TRITON,
+        "steps of one depth, whatever the matrices",
+        "depth = tiles.largest_divisor(num_in, _DEPTHS) or _DEPTHS[-1]",
+        "depth = _DEPTHS[0]",
+        "test_many_tiles[triton-64-rows]",
     ),
     _mutant(
         _TRITON,

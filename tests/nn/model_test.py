@@ -153,17 +153,10 @@ def test_kernels_for_experts_change_no_answer(monkeypatch):
     np.testing.assert_allclose(found.logits, want.logits, **tolerances.MODEL_F32)
 
 
-def test_the_kernel_for_a_device_is_told_once(monkeypatch, caplog):
-    class Device:
-        platform, device_kind, compute_capability = "gpu", "a GPU", "8.0"
-
-    monkeypatch.setattr(feed_forward.jax, "devices", lambda: [Device()])
-    feed_forward._kernel_for_device.cache_clear()
+def test_the_kernel_for_a_device_is_told_once(caplog):
     with caplog.at_level("INFO"):
         for _ in range(2):
-            found = feed_forward._kernel_for_device(64, (4, 32, 16), jnp.dtype("bfloat16"))
-    feed_forward._kernel_for_device.cache_clear()
-    assert found == "triton"
+            feed_forward._tell_kernel("triton", "a GPU", 64, (4, 32, 16), jnp.dtype("bfloat16"))
     (line,) = [each for each in caplog.messages if "expert_kernel" in each]
     assert "triton for 64 rows of 4 experts 32 x 16 in bfloat16 on a GPU" in line
 

@@ -22,12 +22,13 @@ from deepseek_jax.ops import varying
 from deepseek_jax.ops.grouped import tiles
 
 _NUM_MULTIPROCESSORS = 132  # of an H100 and of an H200
+_NUM_INTERPRETED = 3  # programs, so that each has several tiles and none has all
 _NUM_WORKERS = 2
 _HALF = 64  # rows of a tile that a warp group multiplies: what its instruction takes
 _HEIGHT = _NUM_WORKERS * _HALF
 _DEPTH = 64
 _NUM_STAGES = 4
-_WIDTHS = (256, 128, 64)
+_WIDTHS = (256, 128)
 _STORED = 64  # columns that are stored at a time
 _LOADER_REGISTERS, _WORKER_REGISTERS = 40, 232
 
@@ -64,18 +65,21 @@ def outer(
     *,
     interpret: bool,
 ) -> Float[Array, "E In Out"]:
-    """As `reference.outer`, summed in float32; rows that no group holds must be finite.
+    """As `reference.outer`, summed in float32; both arguments must be finite in all rows.
+
+    At the edges of groups a row of `rows` that is another's is set to zero, and multiplied.
 
     Raises:
       NotImplementedError: from `interpreter`.
     """
     num_in, num_out, num_groups = rows.shape[1], d_out.shape[1], group_sizes.shape[0]
-    width = tiles.largest_divisor(num_out, _WIDTHS) or _WIDTHS[-1]
+    width = tiles.largest_divisor(num_out, _WIDTHS)
+    assert width is not None, refusal.__doc__
     ends = jnp.cumsum(group_sizes.astype(jnp.int32))
     starts = ends - group_sizes.astype(jnp.int32)
     order = jnp.argsort(starts - ends, stable=True).astype(jnp.int32)
     swizzled = _swizzled(_HALF)
-    num_programs = 1 if interpret else _NUM_MULTIPROCESSORS
+    num_programs = _NUM_INTERPRETED if interpret else _NUM_MULTIPROCESSORS
     kernel = plgpu.kernel(
         functools.partial(_kernel, width=width, num_programs=num_programs),
         out_type=varying.shape_like((num_groups, num_in, num_out), rows),

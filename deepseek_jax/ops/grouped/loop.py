@@ -82,7 +82,7 @@ def _tile_rows(num_rows: int, num_groups: int) -> int:
 def _window(listed: tiles.RowTiles, tile: Array, num_rows: int, height: int) -> tuple[Array, Array]:
     """The first of `height` rows that hold the tile, and which of them are the tile's."""
     start = jnp.minimum(listed.start[tile], num_rows - height)
-    row = start + jnp.arange(height)
+    row = start + jnp.arange(height, dtype=jnp.int32)
     first = listed.start[tile]
     return start, (row >= first) & (row < first + listed.size[tile])
 

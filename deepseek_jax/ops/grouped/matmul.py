@@ -8,7 +8,7 @@ The two gradients are kernels of their own. Axes: R rows, E groups, In and Out o
 """
 
 import functools
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import chex
 import jax
@@ -20,6 +20,7 @@ from deepseek_jax.ops.grouped import hopper, loop, megablox, triton
 # loop: any device, made for a CPU; triton: NVIDIA GPUs; hopper: triton but for the gradient of the
 # matrices, on H100 and H200; megablox: TPUs.
 Backend = Literal["loop", "triton", "hopper", "megablox"]
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
 
 def grouped_matmul(
@@ -33,19 +34,22 @@ def grouped_matmul(
     """Each row times the matrix of its group; differentiable in rows and matrices.
 
     Args:
-      rows: [R, In], any float dtype; the rows of group 0, then of group 1, and so on. All finite,
-        those that no group holds too.
-      weights: [E, In, Out] in the dtype of `rows`.
-      group_sizes: [E], any sizes from 0 that sum to at most R.
+      rows: [R, In], float32, bfloat16 or float16; the rows of group 0, then of group 1, and so on.
+        All finite, those that no group holds too; so must be the gradient of the answers.
+      weights: [E, In, Out] in the dtype of `rows`; E at least 1.
+      group_sizes: [E] integers, any sizes from 0 that sum to at most R.
       backend: what computes it; static. `choose` says which is meant for a device.
       interpret: runs the kernels of a backend step by step, on any device; for tests.
+        The loop has none.
 
     Returns:
-      [R, Out] in the dtype of `rows`, sums in float32; zero, and no gradient, for rows that no
-      group holds. The gradient of a group without rows is zero.
+      [R, Out] in the dtype of `rows`, sums in float32 (of float32 arguments as exact as JAX's
+      matmuls in `loop` and `megablox`, exact in `triton`); zero, and no gradient, for rows that
+      no group holds. The gradient of a group without rows is zero.
 
     Raises:
-      ValueError: the backend can't do these shapes or this dtype; says which can (trace time).
+      ValueError: no such backend, or it can't do these shapes or this dtype; says which can; or
+        `interpret` where nothing is interpreted (trace time).
 
     Cost: 2 In Out FLOPs a row forward and 4 backward, and those of rows that fill up tiles.
     """
@@ -54,9 +58,16 @@ def grouped_matmul(
     chex.assert_shape(rows, (None, num_in))
     chex.assert_shape(group_sizes, (num_groups,))
     chex.assert_type(weights, rows.dtype)
+    chex.assert_type(group_sizes, int)
+    if not num_groups:
+        raise ValueError("weights of no group: E must be at least 1")
+    if backend not in BACKENDS:
+        raise ValueError(f"backend={backend!r}: must be one of {', '.join(BACKENDS)}")
+    if interpret and backend == "loop":
+        raise ValueError("interpret=True: must be False with backend='loop', which has no kernel")
     reason = refusal(backend, rows, weights)
     if reason is not None:
-        able = [other for other in _ALL if refusal(other, rows, weights) is None]
+        able = [other for other in BACKENDS if refusal(other, rows, weights) is None]
         raise ValueError(f"backend={backend!r} {reason}; these can: {', '.join(able)}")
     # The gradient of what is the same on all devices is the sum of theirs.
     arguments = (rows, weights, group_sizes)
@@ -93,16 +104,19 @@ def refusal(backend: Backend, rows: Any, weights: Any) -> str | None:
         case "loop":
             return None
         case "triton":
-            return triton.refusal(num_in=num_in, num_out=num_out)
+            return triton.refusal(num_rows=num_rows, num_in=num_in, num_out=num_out)
         case "hopper":
             return hopper.refusal(
                 num_rows=num_rows, num_in=num_in, num_out=num_out, dtype=rows.dtype
             )
         case "megablox":
-            return megablox.refusal(num_rows=num_rows, num_in=num_in, num_out=num_out)
-
-
-_ALL: tuple[Backend, ...] = ("loop", "triton", "hopper", "megablox")
+            return megablox.refusal(
+                num_rows=num_rows,
+                num_in=num_in,
+                num_out=num_out,
+                dtype=rows.dtype,
+                is_varying=varying.is_varying(rows),
+            )
 
 
 def _product(

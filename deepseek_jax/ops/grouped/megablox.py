@@ -4,6 +4,8 @@ Never run on a TPU by this project; tests interpret it and lower it. Axes: R row
 Out of the matrices.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu.megablox.gmm import gmm, tgmm
@@ -12,8 +14,16 @@ from jaxtyping import Array, Float, Int
 _TILE = 128
 
 
-def refusal(*, num_rows: int, num_in: int, num_out: int) -> str | None:
+def refusal(
+    *, num_rows: int, num_in: int, num_out: int, dtype: Any, is_varying: bool
+) -> str | None:
     """Why this backend can't do these shapes; None if it can."""
+    if jnp.dtype(dtype) not in (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float32)):
+        return f"takes bfloat16 and float32, not {jnp.dtype(dtype).name}"
+    if is_varying:
+        return (
+            "takes no rows that differ between the devices of a `shard_map`, whose check it fails"
+        )
     if num_rows % _TILE or num_in % _TILE or num_out % _TILE:
         return (
             f"takes rows and sides of matrices that are multiples of {_TILE}, not {num_rows} rows "
@@ -42,7 +52,7 @@ def product(
             interpret=interpret,
         )
     # It leaves rows past the last group as they were in memory.
-    is_held = jnp.arange(rows.shape[0]) < jnp.sum(group_sizes)
+    is_held = jnp.arange(rows.shape[0], dtype=jnp.int32) < jnp.sum(group_sizes)
     return jnp.where(is_held[:, None], out, 0)
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from deepseek_jax.ops import swiglu
+from deepseek_jax.ops import swiglu, varying
 from deepseek_jax.ops.grouped import matmul
 from deepseek_jax.ops.grouped.matmul import Backend
 
@@ -52,24 +52,21 @@ def grouped_swiglu(
 
 def choose(
     device: jax.Device,
+    tokens: Float[Array, "T D"],
+    gate: Float[Array, "E D F"],
     *,
     num_rows: int,
-    num_experts: int,
-    model_dim: int,
-    width: int,
-    dtype: jnp.dtype,
 ) -> Backend:
     """The fastest backend for a device that can do both matmuls.
 
     Args:
       device: that will run it.
+      tokens: what the rows will be copies of.
+      gate: of all experts.
       num_rows: R.
-      num_experts: E.
-      model_dim: D.
-      width: F.
-      dtype: of rows and matrices.
     """
-    rows = jax.ShapeDtypeStruct((num_rows, model_dim), dtype)
+    num_experts, model_dim, width = gate.shape
+    rows = varying.shape_like((num_rows, model_dim), tokens)
     sides = ((model_dim, 2 * width), (width, model_dim))
-    matrices = [jax.ShapeDtypeStruct((num_experts, *side), dtype) for side in sides]
+    matrices = [varying.shape_like((num_experts, *side), gate) for side in sides]
     return matmul.choose(device, rows, *matrices)

@@ -32,8 +32,10 @@ class _Tile(NamedTuple):
     num_stages: int
 
 
-def refusal(*, num_in: int, num_out: int) -> str | None:
-    """Why these matrices are none for this backend; None if they are."""
+def refusal(*, num_rows: int, num_in: int, num_out: int) -> str | None:
+    """Why this backend can't do these shapes; None if it can."""
+    if num_rows < 1:
+        return "takes one row or more, not 0"
     if num_in % _DEPTHS[-1] or num_out % _WIDTHS[-1]:
         return f"takes matrices whose two sides are multiples of 16, not {num_in} x {num_out}"
     return None
@@ -128,7 +130,7 @@ def _product_kernel(
         num_steps = jnp.where(group < num_groups, jnp.int32(num_in // tile.depth), jnp.int32(0))
         zeros = jnp.zeros((tile.rows, tile.columns), jnp.float32)
         total = jax.lax.fori_loop(jnp.int32(0), num_steps, step, zeros)
-        row = start + jnp.arange(tile.rows)
+        row = start + jnp.arange(tile.rows, dtype=jnp.int32)
         is_mine = (row >= first) & (row < first + size)
         plt.store(out_ref.at[window, columns], total.astype(out_ref.dtype), mask=is_mine[:, None])
 
@@ -150,7 +152,7 @@ def _outer_kernel(
     def last_step(i: Array, total: Array) -> Array:
         first = start + i * tile.depth
         taken = pl.ds(first, tile.depth)
-        is_mine = (first + jnp.arange(tile.depth) < end)[:, None]
+        is_mine = (first + jnp.arange(tile.depth, dtype=jnp.int32) < end)[:, None]
         x = plt.load(rows_ref.at[taken, across], mask=is_mine, other=0)
         y = plt.load(d_out_ref.at[taken, columns], mask=is_mine, other=0)
         return total + _dot(x.T, y)

@@ -65,9 +65,9 @@ def expected(rows, weights, sizes, d_out):
     return answers, d_rows, d_weights
 
 
-def inputs(seed, dtype, *, num_rows=NUM_ROWS, num_groups=4):
+def inputs(seed, dtype, *, num_rows=NUM_ROWS, num_groups=4, sides=(NUM_IN, NUM_OUT)):
     keys = jax.random.split(jax.random.key(seed), 3)
-    shapes = ((num_rows, NUM_IN), (num_groups, NUM_IN, NUM_OUT), (num_rows, NUM_OUT))
+    shapes = ((num_rows, sides[0]), (num_groups, *sides), (num_rows, sides[1]))
     return [jax.random.normal(key, shape, dtype) for key, shape in zip(keys, shapes, strict=True)]
 
 
@@ -85,6 +85,34 @@ def test_answers_and_gradients_are_those_of_float64(backend, dtype, sizes):
     rows, weights, d_out = inputs(0, dtype)
     found = compiled(backend)(rows, weights, jnp.array(sizes, jnp.int32), d_out)
     chex.assert_type(found, dtype)
+    assert_near(found, expected(rows, weights, sizes, d_out), dtype)
+
+
+@pytest.mark.parametrize(
+    ("backend", "num_rows", "sizes", "sides", "dtype"),
+    [
+        # Several tiles across and down, and those of every height and depth.
+        pytest.param("triton", 600, [251, 330], (96, 256), jnp.float32, id="triton-128-rows"),
+        pytest.param("triton", 600, [0, 201, 390], (48, 256), jnp.float32, id="triton-64-rows"),
+        pytest.param("triton", 40, [3, 0, 21, 9, 1], (16, 48), jnp.float32, id="triton-16-rows"),
+        pytest.param("triton", 300, [100, 100], (256, 512), jnp.bfloat16, id="triton-bfloat16"),
+        pytest.param("loop", 600, [251, 330], (96, 256), jnp.float32, id="loop"),
+        pytest.param(
+            "hopper",
+            200,
+            [65, 0, 120],
+            (256, 512),
+            jnp.bfloat16,
+            id="hopper",
+            marks=pytest.mark.skipif(
+                not CAN_INTERPRET_HOPPER, reason="this jax cannot interpret Mosaic GPU"
+            ),
+        ),
+    ],
+)
+def test_many_tiles(backend, num_rows, sizes, sides, dtype):
+    rows, weights, d_out = inputs(4, dtype, num_rows=num_rows, num_groups=len(sizes), sides=sides)
+    found = compiled(backend)(rows, weights, jnp.array(sizes, jnp.int32), d_out)
     assert_near(found, expected(rows, weights, sizes, d_out), dtype)
 
 
@@ -177,6 +205,8 @@ def test_kernels_say_over_which_devices_their_results_vary(backend):
         ("hopper", (64, 128, 64), jnp.bfloat16, "128 x 64; these can: loop, triton"),
         ("hopper", (32, 128, 128), jnp.bfloat16, "not 32; these can: loop, triton"),
         ("megablox", (64, 128, 128), jnp.float32, "not 64 rows and 128 x 128"),
+        ("megablox", (128, 128, 128), jnp.float16, "not float16; these can: loop, triton, hopper"),
+        ("triton", (0, 128, 128), jnp.float16, "not 0; these can: loop"),
     ],
 )
 def test_what_a_backend_cannot_do_raises_and_says_which_can(backend, shape, dtype, message):
@@ -188,6 +218,41 @@ def test_what_a_backend_cannot_do_raises_and_says_which_can(backend, shape, dtyp
             jax.ShapeDtypeStruct((2, num_in, num_out), dtype),
             jax.ShapeDtypeStruct((2,), jnp.int32),
         )
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"backend": "cuda"}, "backend='cuda': must be one of loop, triton, hopper, megablox"),
+        ({"backend": "loop", "interpret": True}, "interpret=True: must be False with backend="),
+    ],
+)
+def test_settings_that_mean_nothing_raise(settings, message):
+    rows, weights, _ = inputs(0, jnp.float32)
+    with pytest.raises(ValueError, match=message):
+        matmul.grouped_matmul(rows, weights, jnp.zeros(4, jnp.int32), **settings)
+
+
+def test_no_group_and_sizes_that_are_no_integers_raise():
+    rows, weights, _ = inputs(0, jnp.float32)
+    with pytest.raises(ValueError, match="E must be at least 1"):
+        matmul.grouped_matmul(rows, weights[:0], jnp.zeros(0, jnp.int32), backend="loop")
+    with pytest.raises(AssertionError, match="type"):
+        matmul.grouped_matmul(rows, weights, jnp.full(4, 1.5), backend="loop")
+
+
+def test_megablox_is_refused_where_rows_differ_between_devices():
+    mesh = Mesh(np.array(jax.devices()[:2]), ("data",))
+    cut, whole = PartitionSpec("data"), PartitionSpec()
+    mapped = jax.shard_map(
+        lambda *arguments: matmul.grouped_matmul(*arguments, backend="megablox"),
+        mesh=mesh,
+        in_specs=(cut, whole, whole),
+        out_specs=cut,
+    )
+    rows, weights, _ = inputs(0, jnp.float32)
+    with pytest.raises(ValueError, match="takes no rows that differ between the devices"):
+        jax.eval_shape(mapped, rows, weights, jnp.zeros(4, jnp.int32))
 
 
 class _Device:
