@@ -75,9 +75,9 @@ def outer(
     num_in, num_out, num_groups = rows.shape[1], d_out.shape[1], group_sizes.shape[0]
     width = tiles.largest_divisor(num_out, _WIDTHS)
     assert width is not None, refusal.__doc__
-    ends = jnp.cumsum(group_sizes.astype(jnp.int32))
+    ends = tiles.group_ends(group_sizes)
     starts = ends - group_sizes.astype(jnp.int32)
-    order = jnp.argsort(starts - ends, stable=True).astype(jnp.int32)
+    order = tiles.largest_first(group_sizes)
     swizzled = _swizzled(_HALF)
     num_programs = _NUM_INTERPRETED if interpret else _NUM_MULTIPROCESSORS
     kernel = plgpu.kernel(

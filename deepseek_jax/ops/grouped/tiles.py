@@ -36,17 +36,38 @@ def row_tiles(group_sizes: Int[Array, " E"], *, num_rows: int, tile_rows: int) -
     """
     sizes = group_sizes.astype(jnp.int32)
     sizes = jnp.append(sizes, num_rows - jnp.sum(sizes))
-    ends = jnp.cumsum(sizes)
+    ends = group_ends(sizes)
     num_tiles = (sizes + tile_rows - 1) // tile_rows
-    last_tiles = jnp.cumsum(num_tiles)
+    last_tiles = group_ends(num_tiles)
     most = num_rows // tile_rows + min(sizes.size, num_rows)
     tile = jnp.arange(most, dtype=jnp.int32)
-    group = jnp.searchsorted(last_tiles, tile, side="right").astype(jnp.int32)
+    group = jnp.sum(tile[:, None] >= last_tiles[None, :], axis=1, dtype=jnp.int32)
     group = jnp.minimum(group, sizes.size - 1)
     within = tile - (last_tiles - num_tiles)[group]
     start = (ends - sizes)[group] + within * tile_rows
     size = jnp.clip(ends[group] - start, 0, tile_rows)
     return RowTiles(group, start, size)
+
+
+def group_ends(sizes: Int[Array, " E"]) -> Int32[Array, " E"]:
+    """The cumulative sum: behind the last row of each group.
+
+    By comparing all with all, E^2 operations in one kernel: a scan is many, each as long as its
+    launch on a GPU, where a whole matmul of few rows takes no longer.
+    """
+    group = jnp.arange(sizes.size, dtype=jnp.int32)
+    is_before = group[None, :] <= group[:, None]
+    return jnp.sum(jnp.where(is_before, sizes.astype(jnp.int32)[None, :], 0), axis=1)
+
+
+def largest_first(sizes: Int[Array, " E"]) -> Int32[Array, " E"]:
+    """The groups in the order of their sizes, equal ones in their own order; no sorting kernel."""
+    group = jnp.arange(sizes.size, dtype=jnp.int32)
+    is_ahead = (sizes[None, :] > sizes[:, None]) | (
+        (sizes[None, :] == sizes[:, None]) & (group[None, :] < group[:, None])
+    )
+    place = jnp.sum(is_ahead, axis=1, dtype=jnp.int32)
+    return jnp.sum(jnp.where(place[None, :] == group[:, None], group[None, :], 0), axis=1)
 
 
 def largest_divisor(size: int, candidates: tuple[int, ...]) -> int | None:

@@ -81,7 +81,7 @@ def outer(
     """As `reference.outer`, summed in float32."""
     num_in, num_out, num_groups = rows.shape[1], d_out.shape[1], group_sizes.shape[0]
     tile = _outer_tile(num_in, num_out, rows.dtype)
-    ends = jnp.cumsum(group_sizes.astype(jnp.int32))
+    ends = tiles.group_ends(group_sizes)
     whole = pl.BlockSpec(memory_space=pl.ANY)
     return pl.pallas_call(
         functools.partial(_outer_kernel, tile=tile),

@@ -31,6 +31,25 @@ def test_every_row_is_in_one_tile_and_that_of_its_group(sizes, num_others):
     assert owner.tolist() == np.repeat(np.arange(len(sizes) + 1), [*sizes, num_others]).tolist()
 
 
+@hypothesis.given(st.lists(st.integers(0, 5), min_size=1, max_size=9))
+def test_ends_and_order_are_those_of_numpy(sizes):
+    given = jnp.array(sizes, jnp.int32)
+    np.testing.assert_array_equal(tiles.group_ends(given), np.cumsum(sizes))
+    wanted = np.argsort(-np.array(sizes), stable=True)
+    np.testing.assert_array_equal(tiles.largest_first(given), wanted)
+
+
+def test_no_loop_and_no_sorting_on_the_device():
+    def all_of_it(sizes):
+        listed = tiles.row_tiles(sizes, num_rows=4096, tile_rows=128)
+        return listed, tiles.group_ends(sizes), tiles.largest_first(sizes)
+
+    program = jax.jit(all_of_it).lower(jnp.zeros(128, jnp.int32)).as_text()
+    assert "stablehlo.while" not in program
+    assert "stablehlo.sort" not in program
+    assert "stablehlo.reduce_window" not in program
+
+
 def test_the_first_that_divides():
     assert tiles.largest_divisor(384, (256, 128, 64)) == 128
     assert tiles.largest_divisor(100, (256, 128, 64)) is None
