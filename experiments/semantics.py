@@ -58,10 +58,16 @@ class Opened(NamedTuple):
 
 
 class Method(NamedTuple):
-    """How well a method finds partners; alignment and uniformity of methods with embeddings."""
+    """How well a method finds partners.
+
+    `ranks` [N, 2] are those of the partners; `lead` is that at 1 over BM25 over words, on the same
+    spans; alignment and uniformity are of methods with embeddings.
+    """
 
     name: str
+    ranks: np.ndarray
     recall: dict[int, Estimate]
+    lead: Estimate | None
     alignment: float | None
     uniformity: float | None
 
@@ -141,17 +147,25 @@ def measure(run: Opened, *, lexical: list[Method] | None = None) -> Findings:
     found, nats = heldout.encode_pairs(
         encode, run.variables, run.pairs, batch_size=size, layout=run.layout
     )
-    methods = [
+    embedded = [
         *(_of_embeddings(_NAMES[kind], found[kind], groups) for kind in kinds),
         *(_of_embeddings(f"untrained: {_NAMES[kind]}", fresh[kind], groups) for kind in kinds),
-        *(lexical_methods(run) if lexical is None else lexical),
+    ]
+    lexical = lexical_methods(run) if lexical is None else lexical
+    bm25 = lexical[0].ranks
+    methods = [
+        *(
+            method._replace(lead=retrieval.lead(method.ranks, bm25, groups, at=1, seed=_SEED))
+            for method in embedded
+        ),
+        *lexical,
     ]
     own = found[kinds[0]]
     return Findings(run.step, len(own.first), nats, methods, triples(run, encode, initial), own)
 
 
 def lexical_methods(run: Opened) -> list[Method]:
-    """BM25, which knows nothing but which words two spans share."""
+    """BM25, which knows nothing but which words two spans share; over words first."""
     rows = np.concatenate([run.pairs.first, run.pairs.second])
     groups = run.pairs.groups
     words = [terms(run.data.tokenizer.decode(row)) for row in rows]
@@ -189,7 +203,7 @@ def _of_scores(
 ) -> Method:
     ranks = retrieval.partner_ranks(scores)
     recall = {at: retrieval.recall(ranks, groups, at=at, seed=_SEED) for at in RECALL_AT}
-    return Method(name, recall, *((None, None) if shape is None else shape))
+    return Method(name, ranks, recall, None, *((None, None) if shape is None else shape))
 
 
 def triples(
@@ -254,6 +268,8 @@ def write(directory: pathlib.Path, run: Opened, findings: Findings) -> str:
     middle = findings.embeddings.first + findings.embeddings.second
     semantic_plots.document_map(directory / "map.png", middle, run.data.heldout.names)
     content = page.plain(findings._asdict() | {"embeddings": None})
+    for method in content["methods"]:
+        del method["ranks"]
     text = "\n\n".join(
         [*_words(run, findings), _table(findings.methods), *_triples(findings.triples)]
     )
@@ -281,12 +297,25 @@ def _table(found: list[Method]) -> str:
         interval = "" if value.low is None else f" [{100 * value.low:.1f}, {100 * value.high:.1f}]"  # type: ignore[operator]
         return f"{100 * value.value:.1f}%{interval}"
 
+    def points(value: Estimate) -> str:
+        told = f"{100.0 * value.value:+.1f}"
+        if value.low is None or value.high is None:
+            return told
+        return f"{told} [{100.0 * value.low:+.1f}, {100.0 * value.high:+.1f}]"
+
     return page.table(
-        ["method", *(f"recall@{at}" for at in RECALL_AT), "alignment", "uniformity"],
+        [
+            "method",
+            *(f"recall@{at}" for at in RECALL_AT),
+            "lead over BM25 at 1 (points)",
+            "alignment",
+            "uniformity",
+        ],
         [
             [
                 method.name,
                 *(share(method.recall[at]) for at in RECALL_AT),
+                "" if method.lead is None else points(method.lead),
                 *(
                     "" if value is None else f"{value:.3f}"
                     for value in (method.alignment, method.uniformity)

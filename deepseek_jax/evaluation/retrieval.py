@@ -61,9 +61,37 @@ def recall(
       at: k.
       seed: of the resamples.
     """
+    hits, queries = _by_group(ranks, groups, at)
+    return bootstrap.ratio(hits, queries, seed=seed)
+
+
+def lead(
+    ranks: Int[np.ndarray, "N 2"],
+    others: Int[np.ndarray, "N 2"],
+    groups: Int[np.ndarray, " N"],
+    *,
+    at: int,
+    seed: int,
+) -> Estimate:
+    """The recall of one method less that of another on the same queries; paired resamples.
+
+    Args:
+      ranks: of the one.
+      others: of the other.
+      groups: as `recall`.
+      at: k.
+      seed: of the resamples.
+    """
+    hits, queries = _by_group(ranks, groups, at)
+    return bootstrap.difference(hits, _by_group(others, groups, at)[0], queries, seed=seed)
+
+
+def _by_group(
+    ranks: Int[np.ndarray, "N 2"], groups: Int[np.ndarray, " N"], at: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Queries of each group whose partner is among the first `at`, and all of its queries."""
     _, owner = np.unique(groups, return_inverse=True)
-    hits = np.bincount(owner, weights=(ranks <= at).sum(axis=1))
-    return bootstrap.ratio(hits, 2 * np.bincount(owner), seed=seed)
+    return np.bincount(owner, weights=(ranks <= at).sum(axis=1)), 2 * np.bincount(owner)
 
 
 def bm25(spans: Sequence[Sequence[Hashable]]) -> Float[np.ndarray, "S S"]:

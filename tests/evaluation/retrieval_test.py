@@ -69,3 +69,18 @@ def test_a_span_is_found_by_its_own_words(seed):
     spans = [random.integers(0, 30, size=6).tolist() + [100 + i] * 3 for i in range(5)]
     scores = retrieval.bm25(spans)
     np.testing.assert_array_equal(scores.argmax(axis=1), np.arange(5))
+
+
+def test_a_lead_is_paired():
+    # Both miss the same half of the documents: each recall is uncertain, their difference is not.
+    misses = np.repeat([[9, 9]], 50, axis=0)
+    both = np.concatenate([np.ones((50, 2), int), misses])
+    better = np.concatenate([np.ones((50, 2), int), np.repeat([[1, 9]], 50, axis=0)])
+    groups = np.arange(100)
+    same = retrieval.lead(both, both, groups, at=1, seed=0)
+    assert same == (0.0, 0.0, 0.0)
+    assert retrieval.recall(both, groups, at=1, seed=0).high > 0.55
+    found = retrieval.lead(better, both, groups, at=1, seed=0)
+    assert found.value == 0.25
+    assert 0.19 < found.low < 0.25 < found.high < 0.31
+    assert retrieval.lead(both, better, groups, at=1, seed=0).value == -0.25
