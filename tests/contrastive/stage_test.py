@@ -64,6 +64,10 @@ def test_what_is_measured_of_it(learned):
     own = by_name["projection of the last state"]
     assert own == pytest.approx(_lines(learned)[-1]["heldout_recall_at_1"])
     assert own > by_name["untrained: projection of the last state"]
+    lead = {method["name"]: method["lead"] for method in stored["methods"]}
+    assert lead["BM25 over words"] is None
+    ahead = lead["projection of the last state"]["value"]
+    assert ahead == pytest.approx(own - by_name["BM25 over words"])
     assert stored["heldout_loss"] == pytest.approx(_lines(learned)[-1]["heldout_loss"])
     assert {"recall.png", "map.png"} <= {path.name for path in learned.iterdir()}
 
