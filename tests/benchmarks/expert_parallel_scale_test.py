@@ -298,6 +298,7 @@ def test_a_choice_bias_leaves_other_limits_out(capsys):
     assert "choice bias is no score" in capsys.readouterr().out
 
 
+@pytest.mark.deep
 def test_without_a_run_it_says_what_is_left_out(tmp_path, capsys):
     out = tmp_path / "scale.json"
     expert_parallel_scale.main(None, 256, 0.4, out)

@@ -196,6 +196,7 @@ def test_load_statistics_count_real_tokens_only():
     np.testing.assert_array_equal(stats.num_tokens, 2 * 15)
 
 
+@pytest.mark.deep
 def test_a_step_sows_what_the_full_pass_does():
     for spec in (tiny.SPARSE, tiny.DENSE):
         model, variables = tiny.make(spec)

@@ -107,6 +107,7 @@ def test_the_gradient_reaches_the_encoder_through_each_part_alone(task_spec):
         assert np.abs(leaf).max() > 0.0, name
 
 
+@pytest.mark.deep
 def test_a_description_is_for_consecutive_rows():
     model, variables = make(TASK, noise=0.3)
     tokens, context = tiny.rows(batch_size=4)
@@ -124,6 +125,7 @@ def test_order_and_absence_are_told_apart():
     np.testing.assert_allclose(np.mean(np.square(first)), 1.0, rtol=1e-4)
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize("task_spec", [TASK, ROUTER_ONLY])
 def test_cached_decoding_equals_the_full_pass(task_spec):
     model, variables = make(task_spec, noise=0.3)

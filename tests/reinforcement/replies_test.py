@@ -2,12 +2,14 @@
 
 import jax
 import numpy as np
+import pytest
 
 from deepseek_jax.reinforcement import replies
 from deepseek_jax.reinforcement.pairs import Pairs
 from tests import tiny, tolerances
 
 
+@pytest.mark.deep
 def test_the_mean_is_over_what_differs_given_what_does_not():
     model, variables = tiny.make(tiny.SPARSE)
     random = np.random.default_rng(0)

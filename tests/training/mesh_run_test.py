@@ -116,6 +116,7 @@ def states():
     return [_state_on(mesh) for mesh in MESHES]
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize("here", range(len(MESHES)))
 def test_a_checkpoint_of_any_mesh_is_restored_to_any_other(states, here, tmp_path):
     saved, _ = states[here]

@@ -88,6 +88,7 @@ def test_answers_and_gradients_are_those_of_float64(backend, dtype, sizes):
     assert_near(found, expected(rows, weights, sizes, d_out), dtype)
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize(
     ("backend", "num_rows", "sizes", "sides", "dtype"),
     [

@@ -1,5 +1,7 @@
 """Laws of `ops.grouped.tiles`."""
 
+import functools
+
 import hypothesis
 import hypothesis.strategies as st
 import jax
@@ -17,26 +19,34 @@ def test_by_hand():
     assert found.size.tolist() == [2, 2, 1, 1, 1, 0, 0]
 
 
-@hypothesis.given(st.lists(st.integers(0, 9), min_size=1, max_size=6), st.integers(0, 5))
-def test_every_row_is_in_one_tile_and_that_of_its_group(sizes, num_others):
-    num_rows = sum(sizes) + num_others
-    found = jax.device_get(
-        tiles.row_tiles(jnp.array(sizes, jnp.int32), num_rows=num_rows, tile_rows=4)
-    )
-    owner = np.full(num_rows, -1)
+def sizes_of(cuts):
+    """Sizes of as many groups as there are cuts, of 40 rows; the rest is of none."""
+    return np.diff(np.sort(cuts), prepend=0).astype(np.int32)
+
+
+CUTS = st.lists(st.integers(0, 40), min_size=5, max_size=5)
+IN_TILES = jax.jit(functools.partial(tiles.row_tiles, num_rows=40, tile_rows=4))
+ENDS, ORDER = jax.jit(tiles.group_ends), jax.jit(tiles.largest_first)
+
+
+@hypothesis.given(CUTS)
+def test_every_row_is_in_one_tile_and_that_of_its_group(cuts):
+    sizes = sizes_of(cuts)
+    found = jax.device_get(IN_TILES(jnp.asarray(sizes)))
+    owner = np.full(40, -1)
     for group, start, size in zip(*found, strict=True):
         assert 0 <= size <= 4
         assert (owner[start : start + size] == -1).all()
         owner[start : start + size] = group
-    assert owner.tolist() == np.repeat(np.arange(len(sizes) + 1), [*sizes, num_others]).tolist()
+    others = 40 - sizes.sum()
+    assert owner.tolist() == np.repeat(np.arange(6), [*sizes, others]).tolist()
 
 
-@hypothesis.given(st.lists(st.integers(0, 5), min_size=1, max_size=9))
-def test_ends_and_order_are_those_of_numpy(sizes):
-    given = jnp.array(sizes, jnp.int32)
-    np.testing.assert_array_equal(tiles.group_ends(given), np.cumsum(sizes))
-    wanted = np.argsort(-np.array(sizes), stable=True)
-    np.testing.assert_array_equal(tiles.largest_first(given), wanted)
+@hypothesis.given(CUTS)
+def test_ends_and_order_are_those_of_numpy(cuts):
+    sizes = sizes_of(cuts) // 8  # so that many are equal
+    np.testing.assert_array_equal(ENDS(jnp.asarray(sizes)), np.cumsum(sizes))
+    np.testing.assert_array_equal(ORDER(jnp.asarray(sizes)), np.argsort(-sizes, stable=True))
 
 
 def test_no_loop_and_no_sorting_on_the_device():
