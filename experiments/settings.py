@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import json
+import logging as std_logging
 import pathlib
 import re
 import runpy
@@ -167,6 +168,7 @@ def run_app(main: Callable[..., None], *arguments: Callable[[], Any]) -> None:
     def start(argv: Sequence[str]) -> None:
         del argv
         logging.set_verbosity(logging.WARNING)  # orbax tells every step of every save
+        std_logging.getLogger("deepseek_jax").setLevel(std_logging.INFO)
         try:
             values = [read() for read in arguments]
         except (ValueError, TypeError, OSError) as error:

@@ -14,6 +14,7 @@ from deepseek_jax.core.model_spec import ModelSpec
 from deepseek_jax.nn import conditioning, parameters, router
 from deepseek_jax.ops import balance, experts
 from deepseek_jax.ops import moe as moe_ops
+from deepseek_jax.ops.grouped import matmul
 from deepseek_jax.ops.grouped import swiglu as kernels
 from deepseek_jax.ops.grouped.matmul import Backend
 from deepseek_jax.ops.routing import Routing
@@ -155,6 +156,12 @@ def _local_moe(spec: ModelSpec, num_tokens: int) -> moe_ops.Moe:
         without_kernel = moe_ops.dropless(num_assignments=num_assignments)
     if spec.expert_kernel == "loop":
         return without_kernel
+    device = jax.devices()[0]
+    able = matmul.for_device(device)
+    if spec.expert_kernel not in ("auto", *able):
+        allowed = " or ".join(map(repr, ("auto", *able)))
+        told = f"model.expert_kernel={spec.expert_kernel!r}: must be {allowed}"
+        raise ValueError(f"{told} on {device.device_kind}")
 
     def moe(
         rows: Float[Array, "R D"],
@@ -164,7 +171,7 @@ def _local_moe(spec: ModelSpec, num_tokens: int) -> moe_ops.Moe:
     ) -> moe_ops.MoeOutput:
         kernel = spec.expert_kernel
         if kernel == "auto":
-            device, num_rows = jax.devices()[0], routing.expert_ids.size
+            num_rows = routing.expert_ids.size
             kernel = kernels.choose(device, rows, weights.gate, num_rows=num_rows)
             _tell_kernel(kernel, device.device_kind, num_rows, weights.gate.shape, rows.dtype)
         layer = without_kernel if kernel == "loop" else moe_ops.grouped(backend=kernel)

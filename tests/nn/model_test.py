@@ -144,6 +144,7 @@ def test_capacity_with_room_equals_dropless():
 def test_kernels_for_experts_change_no_answer(monkeypatch):
     interpreted = functools.partial(moe.grouped, interpret=True)
     monkeypatch.setattr(feed_forward.moe_ops, "grouped", interpreted)
+    monkeypatch.setattr(feed_forward.matmul, "for_device", lambda device: ("triton", "loop"))
     loop = dataclasses.replace(tiny.SPARSE, model_dim=32)
     model, variables = tiny.make(loop)
     tokens, context = tiny.rows()
@@ -159,6 +160,14 @@ def test_the_kernel_for_a_device_is_told_once(caplog):
             feed_forward._tell_kernel("triton", "a GPU", 64, (4, 32, 16), jnp.dtype("bfloat16"))
     (line,) = [each for each in caplog.messages if "expert_kernel" in each]
     assert "triton for 64 rows of 4 experts 32 x 16 in bfloat16 on a GPU" in line
+
+
+def test_a_kernel_of_another_device_is_refused():
+    spec = dataclasses.replace(tiny.SPARSE, expert_kernel="hopper")
+    tokens, context = tiny.rows()
+    message = "model.expert_kernel='hopper': must be 'auto' or 'loop' on cpu"
+    with pytest.raises(ValueError, match=message):
+        model_lib.Decoder(spec).init(jax.random.key(0), tokens, **context)
 
 
 @pytest.mark.deep

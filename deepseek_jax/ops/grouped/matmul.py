@@ -82,19 +82,23 @@ def choose(device: jax.Device, rows: Any, *weights: Any) -> Backend:
       rows: array, or its shape and dtype.
       weights: matrices that as many rows are multiplied with: arrays, or shapes and dtypes.
     """
-    match device.platform:
-        case "gpu" | "cuda":
-            is_hopper = getattr(device, "compute_capability", "") == "9.0"
-            wished: tuple[Backend, ...] = ("hopper", "triton") if is_hopper else ("triton",)
-        case "tpu":
-            wished = ("megablox",)
-        case _:
-            wished = ()
 
     def can(backend: Backend) -> bool:
         return all(refusal(backend, rows, matrices) is None for matrices in weights)
 
-    return next((backend for backend in wished if can(backend)), "loop")
+    return next(backend for backend in for_device(device) if can(backend))
+
+
+def for_device(device: jax.Device) -> tuple[Backend, ...]:
+    """The backends that run on a device, the fastest first; the loop, last, runs on all."""
+    match device.platform:
+        case "gpu" | "cuda":
+            is_hopper = getattr(device, "compute_capability", "") == "9.0"
+            return ("hopper", "triton", "loop") if is_hopper else ("triton", "loop")
+        case "tpu":
+            return ("megablox", "loop")
+        case _:
+            return ("loop",)
 
 
 def refusal(backend: Backend, rows: Any, weights: Any) -> str | None:
