@@ -146,6 +146,13 @@ def _through_experts(
 
 def _local_moe(spec: ModelSpec, num_tokens: int) -> moe_ops.Moe:
     """What a device does with rows that bring it about K assignments for each of its tokens."""
+    # Also where capacity has no use for it: evaluation and generation are dropless.
+    device = jax.devices()[0]
+    able = matmul.for_device(device)
+    if spec.expert_kernel not in ("auto", *able):
+        allowed = " or ".join(map(repr, ("auto", *able)))
+        told = f"model.expert_kernel={spec.expert_kernel!r}: must be {allowed}"
+        raise ValueError(f"{told} on {device.device_kind}")
     num_assignments = num_tokens * spec.top_k
     if spec.dispatch == "capacity":
         return moe_ops.capacity(num_assignments=num_assignments, factor=spec.capacity_factor)
@@ -156,12 +163,6 @@ def _local_moe(spec: ModelSpec, num_tokens: int) -> moe_ops.Moe:
         without_kernel = moe_ops.dropless(num_assignments=num_assignments)
     if spec.expert_kernel == "loop":
         return without_kernel
-    device = jax.devices()[0]
-    able = matmul.for_device(device)
-    if spec.expert_kernel not in ("auto", *able):
-        allowed = " or ".join(map(repr, ("auto", *able)))
-        told = f"model.expert_kernel={spec.expert_kernel!r}: must be {allowed}"
-        raise ValueError(f"{told} on {device.device_kind}")
 
     def moe(
         rows: Float[Array, "R D"],

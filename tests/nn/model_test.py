@@ -162,8 +162,11 @@ def test_the_kernel_for_a_device_is_told_once(caplog):
     assert "triton for 64 rows of 4 experts 32 x 16 in bfloat16 on a GPU" in line
 
 
-def test_a_kernel_of_another_device_is_refused():
-    spec = dataclasses.replace(tiny.SPARSE, expert_kernel="hopper")
+@pytest.mark.parametrize(("dispatch", "factor"), [("dropless", 0.0), ("capacity", 1.0)])
+def test_a_kernel_of_another_device_is_refused(dispatch, factor):
+    spec = dataclasses.replace(
+        tiny.SPARSE, expert_kernel="hopper", dispatch=dispatch, capacity_factor=factor
+    )
     tokens, context = tiny.rows()
     message = "model.expert_kernel='hopper': must be 'auto' or 'loop' on cpu"
     with pytest.raises(ValueError, match=message):

@@ -65,8 +65,9 @@ def outer(
     *,
     interpret: bool,
 ) -> Float[Array, "E In Out"]:
-    """As `reference.outer`, summed in float32; both arguments must be finite in all rows.
+    """The gradient of the matrices, d_W of `matmul`, summed in float32.
 
+    Both arguments must be finite in all rows.
     At the edges of groups a row of `rows` that is another's is set to zero, and multiplied.
 
     Raises:

@@ -49,7 +49,7 @@ def product(
 def outer(
     rows: Float[Array, "R In"], d_out: Float[Array, "R Out"], group_sizes: Int[Array, " E"]
 ) -> Float[Array, "E In Out"]:
-    """As `reference.outer`, summed in float32."""
+    """The gradient of the matrices, d_W of `matmul`, summed in float32."""
     num_groups = group_sizes.shape[0]
     shape = (num_groups, rows.shape[1], d_out.shape[1])
     if not rows.size or not d_out.size:

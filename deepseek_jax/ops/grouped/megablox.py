@@ -63,7 +63,7 @@ def outer(
     *,
     interpret: bool,
 ) -> Float[Array, "E In Out"]:
-    """As `reference.outer`, summed in float32."""
+    """The gradient of the matrices, d_W of `matmul`, summed in float32."""
     with jax.numpy_dtype_promotion("standard"):
         out = tgmm(
             rows.T,

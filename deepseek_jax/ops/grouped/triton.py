@@ -78,7 +78,7 @@ def outer(
     *,
     interpret: bool,
 ) -> Float[Array, "E In Out"]:
-    """As `reference.outer`, summed in float32."""
+    """The gradient of the matrices, d_W of `matmul`, summed in float32."""
     num_in, num_out, num_groups = rows.shape[1], d_out.shape[1], group_sizes.shape[0]
     tile = _outer_tile(num_in, num_out, rows.dtype)
     ends = tiles.group_ends(group_sizes)
