@@ -15,10 +15,12 @@ import jax
 from jaxtyping import Array, Float, Int
 
 from deepseek_jax.ops import varying
-from deepseek_jax.ops.grouped import hopper, loop, megablox, triton
+from deepseek_jax.ops.grouped import loop, megablox, triton
+from deepseek_jax.ops.grouped.hopper import limits as hopper_limits
+from deepseek_jax.ops.grouped.hopper import outer as hopper_outer
+from deepseek_jax.ops.grouped.hopper import product as hopper_product
 
-# loop: any device, made for a CPU; triton: NVIDIA GPUs; hopper: triton but for the gradient of the
-# matrices, on H100 and H200; megablox: TPUs.
+# loop: any device, made for a CPU; triton: NVIDIA GPUs; hopper: H100 and H200; megablox: TPUs.
 Backend = Literal["loop", "triton", "hopper", "megablox"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
@@ -110,7 +112,7 @@ def refusal(backend: Backend, rows: Any, weights: Any) -> str | None:
         case "triton":
             return triton.refusal(num_rows=num_rows, num_in=num_in, num_out=num_out)
         case "hopper":
-            return hopper.refusal(
+            return hopper_limits.refusal(
                 num_rows=num_rows, num_in=num_in, num_out=num_out, dtype=rows.dtype
             )
         case "megablox":
@@ -135,8 +137,10 @@ def _product(
     match backend:
         case "loop":
             return loop.product(rows, weights, group_sizes, transposed=transposed)
-        case "triton" | "hopper":
+        case "triton":
             make = triton.product
+        case "hopper":
+            make = hopper_product.product
         case "megablox":
             make = megablox.product
     return make(rows, weights, group_sizes, transposed=transposed, interpret=interpret)
@@ -151,7 +155,7 @@ def _outer(
         case "triton":
             make = triton.outer
         case "hopper":
-            make = hopper.outer
+            make = hopper_outer.outer
         case "megablox":
             make = megablox.outer
     return make(rows, d_out, group_sizes, interpret=interpret)

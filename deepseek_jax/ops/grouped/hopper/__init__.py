@@ -1,0 +1,1 @@
+"""Grouped matmuls as Pallas kernels of Mosaic GPU: NVIDIA's Hopper. Floor 1."""
