@@ -145,7 +145,7 @@ def _forward(
     kernels: _Kernels,
 ) -> tuple[Array, tuple[Any, ...]]:
     gates, ups = _gates_and_ups(dispatch.take_rows(tokens, plan.token_ids), gate, up, plan, kernels)
-    hidden = _hidden(gates, ups, dispatch.row_weights(weights, plan))
+    hidden = weighted_hidden(gates, ups, dispatch.row_weights(weights, plan))
     answers = kernels.product(hidden, down, plan, transposed=False)
     kept = None if kernels.recompute else (gates, ups)
     saved = (tokens, weights, gate, up, down, plan, kept)
@@ -162,7 +162,7 @@ def _backward(
     gates, ups = _gates_and_ups(rows, gate, up, plan, kernels) if kept is None else kept
     d_answers = dispatch.take_rows(d_out, plan.token_ids)
     d_hidden = kernels.product(d_answers, down, plan, transposed=True)
-    pulled = _hidden_and_gradients(gates, ups, dispatch.row_weights(weights, plan), d_hidden)
+    pulled = hidden_and_gradients(gates, ups, dispatch.row_weights(weights, plan), d_hidden)
     # Both parts of a row's gradient are added where those of its token are.
     d_rows = (
         kernels.product(pulled.d_gates, gate, plan, transposed=True),
@@ -193,7 +193,7 @@ def _gates_and_ups(
     return gates, ups
 
 
-def _hidden(
+def weighted_hidden(
     gates: Float[Array, "R F"], ups: Float[Array, "R F"], weights: Float[Array, "R 1"]
 ) -> Float[Array, "R F"]:
     """Gated and weighted in float32, rounded once to the dtype of `gates`."""
@@ -201,7 +201,7 @@ def _hidden(
     return (weights * (jax.nn.silu(wide) * wide_ups)).astype(gates.dtype)
 
 
-class _Pulled(NamedTuple):
+class Pulled(NamedTuple):
     """The hidden layer made again, and the gradients of what it is made of."""
 
     hidden: Float[Array, "R F"]
@@ -210,12 +210,12 @@ class _Pulled(NamedTuple):
     d_weights: Float[Array, " R"]
 
 
-def _hidden_and_gradients(
+def hidden_and_gradients(
     gates: Float[Array, "R F"],
     ups: Float[Array, "R F"],
     weights: Float[Array, "R 1"],
     d_hidden: Float[Array, "R F"],
-) -> _Pulled:
+) -> Pulled:
     """One pass over three arrays that writes three, in float32.
 
     s = sigmoid(g),  d_w = sum_f d_h (g s u),  d_u = w d_h g s,
@@ -224,8 +224,8 @@ def _hidden_and_gradients(
     wide, wide_ups, wide_d = (x.astype(jnp.float32) for x in (gates, ups, d_hidden))
     share = jax.nn.sigmoid(wide)
     silu, weighted = wide * share, weights * wide_d
-    return _Pulled(
-        hidden=_hidden(gates, ups, weights),
+    return Pulled(
+        hidden=weighted_hidden(gates, ups, weights),
         d_gates=(weighted * wide_ups * share * (1.0 + wide * (1.0 - share))).astype(gates.dtype),
         d_ups=(weighted * silu).astype(gates.dtype),
         d_weights=jnp.sum(wide_d * (silu * wide_ups), axis=1),

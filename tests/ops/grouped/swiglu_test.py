@@ -220,7 +220,7 @@ def test_rounds_the_weighted_hidden_layer_once():
     # In steps of 2^-8: silu(1) is 187.15, weighed 187.52, so 188; rounded before, 187.37, so 187.
     gates = jnp.full((1, 2), 1.0, jnp.bfloat16)
     weights = jnp.array([[1.0 + 2**-9]])
-    hidden = swiglu._hidden(gates, gates, weights)
+    hidden = swiglu.weighted_hidden(gates, gates, weights)
     wide = float(jax.nn.silu(jnp.float32(1.0))) * (1.0 + 2**-9)
     np.testing.assert_array_equal(hidden, jnp.full((1, 2), wide).astype(jnp.bfloat16))
 
