@@ -4,7 +4,6 @@ from tests.mutants.mutant import Mutant
 
 _ROUTING = "deepseek_jax/ops/routing.py"
 _BALANCE = "deepseek_jax/ops/balance.py"
-_COUNTS = "deepseek_jax/ops/counts.py"
 _DISPATCH = "deepseek_jax/ops/dispatch.py"
 _GROUPED = "deepseek_jax/ops/grouped_swiglu.py"
 _SWIGLU = "deepseek_jax/ops/swiglu.py"
@@ -240,13 +239,6 @@ MUTANTS = (
         "jnp.where(has_row, ordered.assignment // top_k, num_tokens)[:num_rows]",
         "jnp.where(has_row, ordered.assignment % num_tokens, num_tokens)[:num_rows]",
         "PlanTest::test_dropless_laws__with_jit",
-    ),
-    _mutant(
-        _COUNTS,
-        "neighbours add at one address",
-        "jnp.arange(ids.size, dtype=jnp.int32) % _NUM_COUNTERS",
-        "jnp.zeros(ids.size, jnp.int32)",
-        "test_neighbours_that_are_equal_add_at_different_addresses",
     ),
     _mutant(
         _DISPATCH,

@@ -279,6 +279,8 @@ def test_assignments_of_an_owner_keep_their_order(monkeypatch, keys_end):
     monkeypatch.setattr(dispatch, "_KEYS_END", keys_end)
     owners = jnp.asarray(np.random.default_rng(0).integers(0, 6, 500), jnp.int32)
     found = dispatch._by_owner(owners, 5)
+    program = str(jax.make_jaxpr(lambda x: dispatch._by_owner(x, 5))(owners))
+    assert ("is_stable=True" in program) == (keys_end == 1)
     order = np.argsort(owners, stable=True)
     np.testing.assert_array_equal(found.assignment, order)
     np.testing.assert_array_equal(found.owner, np.asarray(owners)[order])
