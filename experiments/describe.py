@@ -8,12 +8,13 @@ With a mesh it also prints the bytes of each of its devices and of each collecti
 """
 
 import dataclasses
+from typing import get_args
 
 import rich.console
 import rich.table
 
 from deepseek_jax.core import accounting
-from deepseek_jax.core.model_spec import ModelSpec
+from deepseek_jax.core.model_spec import ModelSpec, Remat
 from deepseek_jax.core.run_spec import RunSpec
 from experiments import numbers, settings
 
@@ -68,7 +69,7 @@ def parameters_table(spec: ModelSpec) -> rich.table.Table:
 
 
 def memory_table(spec: ModelSpec) -> rich.table.Table:
-    """Bytes of the parameters and of one sequence's cache."""
+    """Bytes of the parameters and of one sequence's cache, and what kernels of experts keep."""
     total = accounting.count_parameters(spec).total
     full = full_attention(spec)
     table = numbers.table("Memory", "", "float32", "bfloat16")
@@ -79,6 +80,14 @@ def memory_table(spec: ModelSpec) -> rich.table.Table:
     ):
         cached = [accounting.cache_bytes(model, bytes_per_element=size) for size in (4, 2)]
         table.add_row(label, *map(numbers.human_bytes, cached))
+    if spec.expert_kernel != "loop" and spec.dispatch == "dropless":
+        for remat in get_args(Remat):
+            kept = [
+                accounting.kept_by_experts(spec, remat=remat, bytes_per_element=size)
+                for size in (4, 2)
+            ]
+            label = f"experts keep a token and layer, remat={remat}"
+            table.add_row(label, *map(numbers.human_bytes, kept))
     return table
 
 

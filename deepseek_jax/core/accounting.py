@@ -7,7 +7,7 @@ V vocabulary, E experts, K experts per token, F expert hidden, C attention block
 import dataclasses
 from typing import NamedTuple
 
-from deepseek_jax.core.model_spec import ModelSpec
+from deepseek_jax.core.model_spec import ModelSpec, Remat
 
 # The backward pass of a product makes two products of the same size.
 TRAINING_PASSES = 3
@@ -168,11 +168,34 @@ def training_flops(spec: ModelSpec, *, length: int) -> float:
 
 
 def recomputed_flops(spec: ModelSpec, *, length: int) -> float:
-    """Operations that `remat="block"` adds to training on a token: the layers once more."""
-    if spec.remat == "none":
-        return 0.0
-    head = 2.0 * spec.model_dim * spec.vocab_size
-    return mean_forward_flops(spec, length=length).total - head
+    """Operations that `remat` adds to training on a token.
+
+    Of "block" the layers once more, of "experts" the products with gate and up of K experts.
+    """
+    match spec.remat:
+        case "none":
+            return 0.0
+        case "experts":
+            products = spec.top_k * 2 * spec.model_dim * spec.expert_hidden_dim
+            return 2.0 * spec.num_layers * products
+        case "block":
+            head = 2.0 * spec.model_dim * spec.vocab_size
+            return mean_forward_flops(spec, length=length).total - head
+
+
+def kept_by_experts(spec: ModelSpec, *, remat: Remat, bytes_per_element: int) -> int:
+    """Bytes a token and layer that dropless experts with a kernel keep for the backward pass.
+
+    The token itself and, of each of its K rows, its weight, the two maps of the plan and, unless
+    they are recomputed, the products with gate and up. With "block" it is nothing: a block keeps
+    its own input only, whatever it is made of.
+    """
+    if remat == "block":
+        return 0
+    products = 0 if remat == "experts" else 2 * spec.expert_hidden_dim
+    weight_and_maps = 4 + 2 * 4
+    of_rows = spec.top_k * (weight_and_maps + products * bytes_per_element)
+    return spec.model_dim * bytes_per_element + of_rows
 
 
 def _flops(spec: ModelSpec, seen: float) -> TokenFlops:

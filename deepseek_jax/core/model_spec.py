@@ -9,6 +9,8 @@ from typing import Literal
 
 from deepseek_jax.core.config import require
 
+Remat = Literal["none", "experts", "block"]
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelSpec:
@@ -50,7 +52,8 @@ class ModelSpec:
         (`ops/grouped/matmul.py`), or "auto", what is meant for the device. "loop" in a dense model.
       tie_embeddings: the output head is the embedding table.
       norm_eps: epsilon of the RMS norms.
-      remat: "none", or "block" to recompute a block's activations in the backward pass.
+      remat: what the backward pass recomputes: "none"; "experts", the products with gate and up of
+        dropless experts that have a kernel; or "block", all activations of a block.
       compute_dtype: dtype of activations and matmuls; parameters stay float32.
     """
 
@@ -83,7 +86,7 @@ class ModelSpec:
     expert_kernel: Literal["auto", "loop", "triton", "hopper", "megablox"]
     tie_embeddings: bool
     norm_eps: float
-    remat: Literal["none", "block"]
+    remat: Remat
     compute_dtype: Literal["float32", "bfloat16"]
 
     def __post_init__(self) -> None:
@@ -176,6 +179,20 @@ class ModelSpec:
                     getattr(self, name),
                     f"{value!r} in a dense model (model.num_experts=1), which has no router",
                 )
+        if self.remat == "experts":
+            require(
+                self.expert_kernel != "loop",
+                "model.remat",
+                self.remat,
+                "'none' or 'block' with model.expert_kernel='loop': the loop over rows makes the "
+                "hidden layer again anyway, and a dense model has no experts",
+            )
+            require(
+                self.dispatch == "dropless",
+                "model.remat",
+                self.remat,
+                "'none' or 'block' with model.dispatch='capacity', which uses no kernel",
+            )
         if self.dispatch == "capacity":
             require(
                 self.capacity_factor >= 1.0,

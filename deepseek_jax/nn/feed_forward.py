@@ -158,7 +158,7 @@ def _local_moe(spec: ModelSpec, num_tokens: int) -> moe_ops.Moe:
         return moe_ops.capacity(num_assignments=num_assignments, factor=spec.capacity_factor)
     # The loop takes blocks of rows, of which a GPU runs one at a time.
     if spec.num_experts <= _FEW_EXPERTS * spec.top_k and jax.default_backend() != "cpu":
-        without_kernel = moe_ops.every_expert()
+        without_kernel = moe_ops.every_expert(recompute=spec.remat == "experts")
     else:
         without_kernel = moe_ops.dropless(num_assignments=num_assignments)
     if spec.expert_kernel == "loop":
@@ -175,7 +175,9 @@ def _local_moe(spec: ModelSpec, num_tokens: int) -> moe_ops.Moe:
             num_rows = routing.expert_ids.size
             kernel = kernels.choose(device, rows, weights.gate, num_rows=num_rows)
             _tell_kernel(kernel, device.device_kind, num_rows, weights.gate.shape, rows.dtype)
-        layer = without_kernel if kernel == "loop" else moe_ops.grouped(backend=kernel)
+        if kernel == "loop":
+            return without_kernel(rows, row_mask, routing, weights)
+        layer = moe_ops.grouped(backend=kernel, recompute=spec.remat == "experts")
         return layer(rows, row_mask, routing, weights)
 
     return moe

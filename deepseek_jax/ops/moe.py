@@ -60,12 +60,13 @@ def dropless(*, num_assignments: int) -> Moe:
     return moe
 
 
-def grouped(*, backend: Backend, interpret: bool = False) -> Moe:
+def grouped(*, backend: Backend, recompute: bool, interpret: bool = False) -> Moe:
     """Every assignment is computed, by grouped matmuls on as many rows as there are assignments.
 
     Args:
       backend: of the matmuls.
-      interpret: runs their kernels step by step, on any device; for tests.
+      recompute: the products with gate and up are made again in the backward pass.
+      interpret: runs the kernels of the matmuls step by step, on any device; for tests.
     """
 
     def moe(
@@ -77,20 +78,29 @@ def grouped(*, backend: Backend, interpret: bool = False) -> Moe:
         plan = dispatch.dropless_plan(
             routing.expert_ids, token_mask, num_experts=weights.gate.shape[0], block_rows=1
         )
-        rows = kernels.grouped_swiglu(
-            dispatch.dispatch(tokens, plan),
+        answers = kernels.routed_swiglu(
+            tokens,
+            routing.weights,
             *weights,
-            plan.group_sizes,
+            plan,
             backend=backend,
             interpret=interpret,
+            recompute=recompute,
         )
-        return MoeOutput(dispatch.combine(rows, routing.weights, plan), plan.num_dropped)
+        return MoeOutput(answers, plan.num_dropped)
 
     return moe
 
 
-def every_expert() -> Moe:
-    """Every expert on every token; of the answers, those that were asked for."""
+def every_expert(*, recompute: bool) -> Moe:
+    """Every expert on every token; of the answers, those that were asked for.
+
+    Args:
+      recompute: the experts are computed again in the backward pass.
+    """
+    compute = experts.swiglu_every_expert
+    if recompute:
+        compute = jax.checkpoint(compute)
 
     def moe(
         tokens: Float[Array, "T D"],
@@ -103,7 +113,7 @@ def every_expert() -> Moe:
         chosen = jax.nn.one_hot(routing.expert_ids, num_experts, dtype=jnp.float32)
         mixture = jnp.einsum("tke,tk->te", chosen, routing.weights)
         mixture = jnp.where(token_mask[:, None], mixture, 0.0)
-        return MoeOutput(experts.swiglu_every_expert(tokens, weights, mixture), jnp.int32(0))
+        return MoeOutput(compute(tokens, weights, mixture), jnp.int32(0))
 
     return moe
 

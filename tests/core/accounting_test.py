@@ -6,10 +6,13 @@ import math
 import hypothesis
 import hypothesis.strategies as st
 import jax
+import jax.numpy as jnp
 import pytest
 
 from deepseek_jax.core import accounting
 from deepseek_jax.nn import model as model_lib
+from deepseek_jax.ops import experts, moe
+from deepseek_jax.ops.routing import Routing
 from tests import tiny
 
 FULL = tiny.VARIANTS["full"]
@@ -102,6 +105,49 @@ def test_training_is_three_passes_and_rematerialisation_one_more_of_the_layers()
     assert accounting.training_flops(spec, length=20) == 3 * forward
     assert accounting.recomputed_flops(spec, length=20) == forward - 2 * 24 * 50
     assert accounting.recomputed_flops(tiny.SPARSE, length=20) == 0
+
+
+def test_recomputing_experts_is_two_of_their_three_products():
+    spec = dataclasses.replace(tiny.SPARSE, expert_kernel="auto", remat="experts")
+    # 2 layers, K 2, two matrices of 24 x 16, two operations each
+    assert accounting.recomputed_flops(spec, length=20) == 2 * 2 * 2 * 24 * 16 * 2
+
+
+@pytest.mark.parametrize("remat", ["none", "experts"])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_what_experts_keep_is_what_jax_keeps(remat, dtype):
+    spec = tiny.SPARSE
+    inner = (spec.num_experts, spec.model_dim, spec.expert_hidden_dim)
+    layer = moe.grouped(backend="loop", recompute=remat == "experts")
+
+    def kept(num_tokens):
+        ids = jnp.zeros((num_tokens, spec.top_k), jnp.int32)
+        shapes = [(num_tokens, spec.model_dim), inner, inner, (inner[0], inner[2], inner[1])]
+        arrays = [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes]
+        shares = jax.ShapeDtypeStruct(ids.shape, jnp.float32)
+
+        def pull(shares, *arrays):
+            def answer(shares, tokens, *weights):
+                routing = Routing(ids, shares)
+                mask = jnp.ones(num_tokens, bool)
+                return layer(tokens, mask, routing, experts.ExpertWeights(*weights)).x
+
+            return jax.vjp(answer, shares, *arrays)[1]
+
+        return sum(
+            x.size * x.dtype.itemsize
+            for x in jax.tree.leaves(jax.eval_shape(pull, shares, *arrays))
+        )
+
+    counted = accounting.kept_by_experts(
+        spec, remat=remat, bytes_per_element=jnp.dtype(dtype).itemsize
+    )
+    # What is not of tokens, the matrices and the sizes of groups, is in both.
+    assert kept(24) - kept(14) == 10 * counted
+
+
+def test_a_recomputed_block_keeps_nothing_of_its_experts():
+    assert accounting.kept_by_experts(tiny.SPARSE, remat="block", bytes_per_element=2) == 0
 
 
 def multiplied(jaxpr) -> int:

@@ -83,6 +83,21 @@ BROKEN = [  # base, changes, what the message starts with
         "model.capacity_factor=0.5: must be at least 1",
     ),
     (tiny.SPARSE, {"capacity_factor": 1.5}, "model.capacity_factor=1.5: must be 0.0 when"),
+    (
+        tiny.SPARSE,
+        {"remat": "experts"},
+        "model.remat='experts': must be 'none' or 'block' with model.expert_kernel='loop': ",
+    ),
+    (
+        tiny.SPARSE,
+        {
+            "remat": "experts",
+            "expert_kernel": "auto",
+            "dispatch": "capacity",
+            "capacity_factor": 1.0,
+        },
+        "model.remat='experts': must be 'none' or 'block' with model.dispatch='capacity', ",
+    ),
     (tiny.SPARSE, {"router_z_weight": -0.5}, "model.router_z_weight=-0.5: must be at least 0"),
     (tiny.SPARSE, {"balance": "none"}, "model.balance='none': must be \"none\" in a dense model"),
     (tiny.DENSE, {"balance": "loss"}, "model.balance='loss': must be \"none\" in a dense model"),

@@ -74,6 +74,20 @@ def test_overrides_are_described():
     )
     assert "Top-4 of 64 alone is 6.2%" in printed
     assert "recomputed (remat)" in printed
+    assert "remat=experts" not in printed
+
+
+def test_what_experts_keep_is_described_where_a_kernel_keeps_it():
+    printed = start(
+        "--config=experiments/configs/r1_12b.py",
+        "--config.model.expert_kernel=auto",
+        "--config.model.dispatch=dropless",
+        "--config.model.capacity_factor=0.0",
+    )
+    # 1024 numbers of the token; of 4 rows 12 bytes each, and 2 x 1792 numbers unless recomputed.
+    assert "experts keep a token and layer, remat=none 60.0 KiB 30.0 KiB" in printed
+    assert "experts keep a token and layer, remat=experts 4.0 KiB 2.0 KiB" in printed
+    assert "experts keep a token and layer, remat=block 0 B 0 B" in printed
 
 
 def test_a_dense_model_makes_no_claim_about_sparsity():

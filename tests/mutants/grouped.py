@@ -7,6 +7,8 @@ _LOOP = "deepseek_jax/ops/grouped/loop.py"
 _TRITON = "deepseek_jax/ops/grouped/triton.py"
 _MEGABLOX = "deepseek_jax/ops/grouped/megablox.py"
 _MATMUL = "deepseek_jax/ops/grouped/matmul.py"
+_SWIGLU = "deepseek_jax/ops/grouped/swiglu.py"
+_LAYER = "tests/ops/grouped/swiglu_test.py"
 _VALUES = "test_answers_and_gradients_are_those_of_float64"
 
 
@@ -118,8 +120,8 @@ MUTANTS = (
     _mutant(
         _MATMUL,
         "the gradient of rows by matrices that are not transposed",
-        "backend, interpret, transposed=True)",
-        "backend, interpret, transposed=False)",
+        "d_out, weights, group_sizes, backend=backend, interpret=interpret, transposed=True",
+        "d_out, weights, group_sizes, backend=backend, interpret=interpret, transposed=False",
         f"{_VALUES}[even-loop-float32]",
     ),
     _mutant(
@@ -128,5 +130,76 @@ MUTANTS = (
         "_matmul(*(varying.like(x, *arguments) for x in arguments), backend, interpret)",
         "_matmul(*arguments, backend, interpret)",
         "test_on_two_devices_the_gradient_of_shared_matrices_is_the_sum",
+    ),
+    _mutant(
+        _SWIGLU,
+        "the hidden layer is not weighed",
+        "(weights * (jax.nn.silu(wide) * wide_ups))",
+        "(jax.nn.silu(wide) * wide_ups)",
+        f"{_LAYER}::test_by_hand",
+    ),
+    _mutant(
+        _SWIGLU,
+        "the hidden layer is rounded before it is weighed",
+        "    return (weights * (jax.nn.silu(wide) * wide_ups)).astype(gates.dtype)",
+        "    inner = (jax.nn.silu(wide) * wide_ups).astype(gates.dtype).astype(jnp.float32)\n"
+        "    return (weights * inner).astype(gates.dtype)",
+        f"{_LAYER}::test_rounds_the_weighted_hidden_layer_once",
+    ),
+    _mutant(
+        _SWIGLU,
+        "the gradient of gate without the slope of the gate",
+        "* share * (1.0 + wide * (1.0 - share))",
+        "* share",
+        f"{_LAYER}::test_by_hand",
+    ),
+    _mutant(
+        _SWIGLU,
+        "the gradient of up without the weight",
+        "d_ups=(weighted * silu)",
+        "d_ups=(wide_d * silu)",
+        f"{_LAYER}::test_by_hand",
+    ),
+    _mutant(
+        _SWIGLU,
+        "the gradient of a weight has the weight in it",
+        "jnp.sum(wide_d * (silu * wide_ups), axis=1)",
+        "jnp.sum(weighted * (silu * wide_ups), axis=1)",
+        f"{_LAYER}::test_by_hand",
+    ),
+    _mutant(
+        _SWIGLU,
+        "tokens learn from the gate only",
+        "summed_rows(*d_rows, row_ids",
+        "summed_rows(d_rows[0], row_ids",
+        f"{_LAYER}::{_VALUES}[loop-float32]",
+    ),
+    _mutant(
+        _SWIGLU,
+        "gradients of gate and up are exchanged in the layer",
+        "(rows, pulled.d_gates, plan),\n        kernels.outer(rows, pulled.d_ups, plan),",
+        "(rows, pulled.d_ups, plan),\n        kernels.outer(rows, pulled.d_gates, plan),",
+        f"{_LAYER}::{_VALUES}[loop-float32]",
+    ),
+    _mutant(
+        _SWIGLU,
+        "nothing is recomputed",
+        "kept = None if kernels.recompute else (gates, ups)",
+        "kept = (gates, ups)",
+        f"{_LAYER}::test_rows_answers_and_hidden_layer_are_not_kept",
+    ),
+    _mutant(
+        _SWIGLU,
+        "what is recomputed is kept after all",
+        "jax.lax.optimization_barrier((tokens, weights, d_out))",
+        "tokens, weights, d_out",
+        f"{_LAYER}::test_what_is_made_again_stands_behind_a_barrier",
+    ),
+    _mutant(
+        _SWIGLU,
+        "shared tokens get one device's gradient",
+        "jax.tree.map(lambda x: varying.like(x, *leaves), arguments)",
+        "jax.tree.map(lambda x: x, arguments)",
+        f"{_LAYER}::test_tokens_that_all_devices_share_get_the_sum_of_their_gradients",
     ),
 )

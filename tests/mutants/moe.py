@@ -145,8 +145,8 @@ MUTANTS = (
     _mutant(
         _BALANCE,
         "padding in the load",
-        "jnp.broadcast_to(token_mask[:, None], expert_ids.shape)",
-        "jnp.ones(expert_ids.shape, bool)",
+        "jnp.where(token_mask[:, None], expert_ids, num_experts).reshape(-1)",
+        "expert_ids.reshape(-1)",
         "test_stats_by_hand",
     ),
     _mutant(
@@ -221,9 +221,30 @@ MUTANTS = (
     ),
     _mutant(
         _DISPATCH,
+        "the key of a sort forgets the order of tokens",
+        "jnp.uint32(size) + jnp.arange(size, dtype=jnp.uint32)",
+        "jnp.uint32(size) + jnp.arange(size, dtype=jnp.uint32)[::-1]",
+        "test_assignments_of_an_owner_keep_their_order",
+    ),
+    _mutant(
+        _DISPATCH,
+        "keys that are too large for their number",
+        "if (num_experts + 1) * size <= _KEYS_END:",
+        "if True:",
+        "test_assignments_of_an_owner_keep_their_order",
+    ),
+    _mutant(
+        _DISPATCH,
+        "rows of one block filled by choices in place of tokens",
+        "jnp.where(has_row, ordered.assignment // top_k, num_tokens)[:num_rows]",
+        "jnp.where(has_row, ordered.assignment % num_tokens, num_tokens)[:num_rows]",
+        "PlanTest::test_dropless_laws__with_jit",
+    ),
+    _mutant(
+        _DISPATCH,
         "groups rounded down",
-        "(counts + block_rows - 1) // block_rows * block_rows",
-        "counts // block_rows * block_rows",
+        "(ordered.counts + block_rows - 1) // block_rows * block_rows",
+        "ordered.counts // block_rows * block_rows",
         "test_dropless_plan_by_hand",
     ),
     _mutant(
@@ -236,14 +257,14 @@ MUTANTS = (
     _mutant(
         _DISPATCH,
         "combine forgets the weights",
-        "weight[:, None] * _take_rows(rows, ids)",
-        "_take_rows(rows, ids)",
+        "weight[:, None] * take_rows(rows, ids)",
+        "take_rows(rows, ids)",
         "test_combine_by_hand",
     ),
     _mutant(
         _DISPATCH,
         "backward of combine forgets the weights",
-        ".astype(jnp.float32) * _row_weights(weights, plan)",
+        ".astype(jnp.float32) * row_weights(weights, plan)",
         ".astype(jnp.float32)",
         "test_combine_by_hand",
     ),
@@ -257,8 +278,8 @@ MUTANTS = (
     _mutant(
         _DISPATCH,
         "backward of dispatch misses rows",
-        "_weighted_sum(d_rows, ones, plan.row_ids)",
-        "_weighted_sum(d_rows, ones[:, :1], plan.row_ids[:, :1])",
+        "summed_rows(d_rows, row_ids=plan.row_ids)",
+        "summed_rows(d_rows, row_ids=plan.row_ids[:, :1])",
         "test_low_precision_adds_up_in_float32",
     ),
     _mutant(
@@ -271,8 +292,8 @@ MUTANTS = (
     _mutant(
         _DISPATCH,
         "sums in low precision",
-        "_take_rows(rows, ids).astype(jnp.float32)\n    return total",
-        "_take_rows(rows, ids).astype(jnp.float32)\n"
+        "take_rows(rows, ids).astype(jnp.float32)\n    return total",
+        "take_rows(rows, ids).astype(jnp.float32)\n"
         "        total = total.astype(rows.dtype).astype(jnp.float32)\n    return total",
         "test_low_precision_adds_up_in_float32",
     ),

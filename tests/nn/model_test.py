@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -123,6 +124,36 @@ def test_rematerialisation_changes_nothing(name):
         jax.tree.leaves(gradients(again)), jax.tree.leaves(gradients(model)), strict=True
     ):
         np.testing.assert_allclose(got, want, **tolerances.LAYER_F32)
+
+
+@pytest.mark.deep
+def test_recomputing_experts_changes_no_gradient(monkeypatch):
+    """With a kernel for them (here the loop of grouped matmuls stands in for one)."""
+    made, grouped = set(), moe.grouped
+
+    def stand_in(*, backend, recompute):
+        made.add((backend, recompute))
+        return grouped(backend="loop", recompute=recompute)
+
+    monkeypatch.setattr(moe, "grouped", stand_in)
+    monkeypatch.setattr(feed_forward.matmul, "for_device", lambda device: ("triton", "loop"))
+    base = dataclasses.replace(tiny.SPARSE, expert_kernel="triton")
+    _, variables = tiny.make(base)
+    tokens, context = tiny.rows()
+
+    def gradients(spec):
+        def loss(params):
+            out = model_lib.Decoder(spec).apply({**variables, "params": params}, tokens, **context)
+            return jnp.mean(out.logits**2) + out.aux_loss
+
+        return jax.jit(jax.grad(loss))(variables["params"])
+
+    chex.assert_trees_all_close(
+        gradients(dataclasses.replace(base, remat="experts")),
+        gradients(base),
+        **tolerances.LAYER_F32,
+    )
+    assert made == {("triton", True), ("triton", False)}
 
 
 @pytest.mark.deep

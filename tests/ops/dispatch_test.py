@@ -272,3 +272,34 @@ def test_rejects_sizes_below_one():
         dispatch.dropless_plan(ids, mask, num_experts=2, block_rows=0)
     with pytest.raises(ValueError, match="capacity=0"):
         dispatch.capacity_plan(ids, mask, num_experts=2, capacity=0)
+
+
+@pytest.mark.parametrize("keys_end", [2**32, 1], ids=["one number each", "pairs"])
+def test_assignments_of_an_owner_keep_their_order(monkeypatch, keys_end):
+    monkeypatch.setattr(dispatch, "_KEYS_END", keys_end)
+    owners = jnp.asarray(np.random.default_rng(0).integers(0, 6, 500), jnp.int32)
+    found = dispatch._by_owner(owners, 5)
+    program = str(jax.make_jaxpr(lambda x: dispatch._by_owner(x, 5))(owners))
+    assert ("is_stable=True" in program) == (keys_end == 1)
+    order = np.argsort(owners, stable=True)
+    np.testing.assert_array_equal(found.assignment, order)
+    np.testing.assert_array_equal(found.owner, np.asarray(owners)[order])
+    np.testing.assert_array_equal(found.counts, np.bincount(owners, minlength=6)[:5])
+    first = np.searchsorted(np.asarray(owners)[order], np.asarray(found.owner))
+    np.testing.assert_array_equal(found.rank, np.arange(500) - first)
+
+
+def test_a_plan_sorts_single_numbers_and_adds_at_many_addresses():
+    ids, mask = jnp.zeros((64, 4), jnp.int32), jnp.ones(64, bool)
+    program = jax.jit(lambda *x: dispatch.dropless_plan(*x, num_experts=128, block_rows=1))
+    text = program.lower(ids, mask).as_text()
+    (sort,) = [line for line in text.splitlines() if "stablehlo.sort" in line]
+    assert sort.count("%") == 2  # its result and one operand
+    assert "stablehlo.while" not in text and "stablehlo.reduce_window" not in text
+
+
+def test_no_token_has_a_plan_too():
+    ids, mask = jnp.zeros((0, 2), jnp.int32), jnp.ones(0, bool)
+    plan = dispatch.dropless_plan(ids, mask, num_experts=3, block_rows=1)
+    assert (plan.row_ids.shape, plan.token_ids.shape) == ((0, 2), (0,))
+    np.testing.assert_array_equal(plan.group_sizes, 0)

@@ -47,17 +47,21 @@ def with_gradients(layer):
     [
         moe.dropless(num_assignments=1),
         moe.dropless(num_assignments=1000),  # another block, the same result
-        moe.grouped(backend="loop"),
-        moe.grouped(backend="triton", interpret=True),
-        moe.every_expert(),
+        moe.grouped(backend="loop", recompute=False),
+        moe.grouped(backend="loop", recompute=True),
+        moe.grouped(backend="triton", recompute=False, interpret=True),
+        moe.every_expert(recompute=False),
+        moe.every_expert(recompute=True),
         moe.capacity(num_assignments=6, factor=1.5),  # 3 rows, which expert 2 needs
     ],
     ids=[
         "dropless",
         "dropless, large blocks",
         "grouped, loop",
+        "grouped, loop, recomputed",
         "grouped, triton",
         "every expert",
+        "every expert, recomputed",
         "capacity",
     ],
 )

@@ -55,6 +55,14 @@ def grouped_matmul(
 
     Cost: 2 In Out FLOPs a row forward and 4 backward, and those of rows that fill up tiles.
     """
+    check(rows, weights, group_sizes, backend=backend, interpret=interpret)
+    # The gradient of what is the same on all devices is the sum of theirs.
+    arguments = (rows, weights, group_sizes)
+    return _matmul(*(varying.like(x, *arguments) for x in arguments), backend, interpret)
+
+
+def check(rows: Any, weights: Any, group_sizes: Any, *, backend: Backend, interpret: bool) -> None:
+    """Raises as `grouped_matmul` does, for arrays or their shapes and dtypes."""
     chex.assert_rank([rows, weights, group_sizes], [2, 3, 1])
     num_groups, num_in, _ = weights.shape
     chex.assert_shape(rows, (None, num_in))
@@ -71,9 +79,6 @@ def grouped_matmul(
     if reason is not None:
         able = [other for other in BACKENDS if refusal(other, rows, weights) is None]
         raise ValueError(f"backend={backend!r} {reason}; these can: {', '.join(able)}")
-    # The gradient of what is the same on all devices is the sum of theirs.
-    arguments = (rows, weights, group_sizes)
-    return _matmul(*(varying.like(x, *arguments) for x in arguments), backend, interpret)
 
 
 def choose(device: jax.Device, rows: Any, *weights: Any) -> Backend:
@@ -125,15 +130,19 @@ def refusal(backend: Backend, rows: Any, weights: Any) -> str | None:
             )
 
 
-def _product(
-    rows: Array,
-    weights: Array,
-    group_sizes: Array,
+def product(
+    rows: Float[Array, "R In"],
+    weights: Float[Array, "E In Out"],
+    group_sizes: Int[Array, " E"],
+    *,
     backend: Backend,
     interpret: bool,
-    *,
-    transposed: bool,
-) -> Array:
+    transposed: bool = False,
+) -> Float[Array, "R Out"]:
+    """As `grouped_matmul`, neither checked nor differentiable: what custom gradients are made of.
+
+    With `transposed` the weights are [E, Out, In].
+    """
     match backend:
         case "loop":
             return loop.product(rows, weights, group_sizes, transposed=transposed)
@@ -146,9 +155,15 @@ def _product(
     return make(rows, weights, group_sizes, transposed=transposed, interpret=interpret)
 
 
-def _outer(
-    rows: Array, d_out: Array, group_sizes: Array, backend: Backend, interpret: bool
-) -> Array:
+def outer(
+    rows: Float[Array, "R In"],
+    d_out: Float[Array, "R Out"],
+    group_sizes: Int[Array, " E"],
+    *,
+    backend: Backend,
+    interpret: bool,
+) -> Float[Array, "E In Out"]:
+    """d_W of `grouped_matmul`, summed in float32, in the dtype of `rows`; not checked."""
     match backend:
         case "loop":
             return loop.outer(rows, d_out, group_sizes)
@@ -165,7 +180,7 @@ def _outer(
 def _matmul(
     rows: Array, weights: Array, group_sizes: Array, backend: Backend, interpret: bool
 ) -> Array:
-    return _product(rows, weights, group_sizes, backend, interpret, transposed=False)
+    return product(rows, weights, group_sizes, backend=backend, interpret=interpret)
 
 
 def _forward(
@@ -179,8 +194,11 @@ def _backward(
     backend: Backend, interpret: bool, saved: tuple[Array, Array, Array], d_out: Array
 ) -> tuple[Array, Array, None]:
     rows, weights, group_sizes = saved
-    d_rows = _product(d_out, weights, group_sizes, backend, interpret, transposed=True)
-    return d_rows, _outer(rows, d_out, group_sizes, backend, interpret), None
+    d_rows = product(
+        d_out, weights, group_sizes, backend=backend, interpret=interpret, transposed=True
+    )
+    d_weights = outer(rows, d_out, group_sizes, backend=backend, interpret=interpret)
+    return d_rows, d_weights, None
 
 
 _matmul.defvjp(_forward, _backward)

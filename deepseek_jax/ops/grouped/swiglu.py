@@ -1,53 +1,103 @@
-"""SwiGLU experts on rows sorted by expert, as grouped matmuls. Floor 1.
+"""Routed SwiGLU experts as grouped matmuls, from tokens to tokens, moving few bytes. Floor 1.
 
-    y = (silu(x gate_e) * (x up_e)) down_e,  arXiv:2002.05202, eq. 5 without biases
+    y_t = sum over the rows r of t of (w_r silu(x_t gate_e(r)) * (x_t up_e(r))) down_e(r)
 
-Gate and up are one matmul. Axes: R rows, E experts, D model, F expert hidden.
+arXiv:2002.05202, eq. 5 without biases, in the order of arXiv:2512.14080 (SonicMoE): the weight of
+an assignment is part of the hidden layer, so that its gradient is a sum over that layer and the
+answers of rows are neither weighed nor kept. Axes: T tokens, K experts of a token, R rows,
+E experts, D model, F expert hidden.
 """
 
+import functools
+from typing import Any, NamedTuple
+
+import chex
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from deepseek_jax.ops import swiglu, varying
+from deepseek_jax.ops import dispatch, varying
+from deepseek_jax.ops.dispatch import Plan
 from deepseek_jax.ops.grouped import matmul
 from deepseek_jax.ops.grouped.matmul import Backend
 
 
-def grouped_swiglu(
-    rows: Float[Array, "R D"],
+class _Kernels(NamedTuple):
+    """What computes the matmuls, and whether the hidden layer's are computed again."""
+
+    backend: Backend
+    interpret: bool
+    recompute: bool
+
+    def product(self, rows: Array, matrices: Array, plan: Plan, *, transposed: bool) -> Array:
+        return matmul.product(
+            rows,
+            matrices,
+            plan.group_sizes,
+            backend=self.backend,
+            interpret=self.interpret,
+            transposed=transposed,
+        )
+
+    def outer(self, rows: Array, d_out: Array, plan: Plan) -> Array:
+        return matmul.outer(
+            rows, d_out, plan.group_sizes, backend=self.backend, interpret=self.interpret
+        )
+
+
+def routed_swiglu(
+    tokens: Float[Array, "T D"],
+    weights: Float[Array, "T K"],
     gate: Float[Array, "E D F"],
     up: Float[Array, "E D F"],
     down: Float[Array, "E F D"],
-    group_sizes: Int[Array, " E"],
+    plan: Plan,
     *,
     backend: Backend,
     interpret: bool,
-) -> Float[Array, "R D"]:
-    """Each row through the expert of its group; differentiable in rows and matrices.
+    recompute: bool,
+) -> Float[Array, "T D"]:
+    """The weighted answers of each token's experts; differentiable in all but the plan.
 
     Args:
-      rows: [R, D], any float dtype; the rows of expert 0, then of expert 1, and so on.
-      gate: [E, D, F] in the dtype of `rows`.
+      tokens: [T, D], any float dtype; finite where a token has a row.
+      weights: [T, K] float32, of the assignments.
+      gate: [E, D, F] in the dtype of `tokens`.
       up: [E, D, F] same dtype.
       down: [E, F, D] same dtype.
-      group_sizes: [E], any sizes that sum to at most R.
-      backend: of both matmuls; static.
+      plan: from `dispatch.dropless_plan` with blocks of one row.
+      backend: of all matmuls; static.
       interpret: as `matmul.grouped_matmul`.
+      recompute: the products with gate and up are made again in the backward pass; static. Changes
+        no result.
 
     Returns:
-      [R, D] in the dtype of `rows`; zero for rows past the last group.
+      [T, D] in the dtype of `tokens`, sums in float32; an assignment without a row adds nothing
+      and gets no gradient, so that a padding token is zero. The hidden layer, weight included, is
+      taken in float32 and rounded once.
 
     Raises:
       ValueError: the backend can't do these shapes (trace time).
 
-    Cost: 6 D F FLOPs a row forward and 12 backward; R (D + 3 F) numbers are kept for the backward
-    pass.
+    Cost: 6 D F FLOPs a row forward and 12 backward, 16 with `recompute`. Kept for the backward
+    pass: the arguments, and without `recompute` 2 R F numbers.
     """
-    gate_up = jnp.concatenate([gate, up], axis=-1)
-    both = matmul.grouped_matmul(rows, gate_up, group_sizes, backend=backend, interpret=interpret)
-    hidden = swiglu.gated(*jnp.split(both, 2, axis=-1))
-    return matmul.grouped_matmul(hidden, down, group_sizes, backend=backend, interpret=interpret)
+    chex.assert_rank([tokens, weights, plan.row_ids, plan.token_ids], [2, 2, 2, 1])
+    chex.assert_type(weights, jnp.float32)
+    chex.assert_equal_shape([weights, plan.row_ids])
+    chex.assert_equal_shape([gate, up])
+    num_experts, model_dim, width = gate.shape
+    chex.assert_shape(tokens, (weights.shape[0], model_dim))
+    chex.assert_shape(down, (num_experts, width, model_dim))
+    num_rows = plan.token_ids.size
+    for matrices in (gate, up, down):
+        rows = varying.shape_like((num_rows, matrices.shape[1]), tokens)
+        matmul.check(rows, matrices, plan.group_sizes, backend=backend, interpret=interpret)
+    # The gradient of what is the same on all devices is the sum of theirs.
+    arguments = (tokens, weights, gate, up, down, plan)
+    leaves = jax.tree.leaves(arguments)
+    arguments = jax.tree.map(lambda x: varying.like(x, *leaves), arguments)
+    return _routed(*arguments, _Kernels(backend, interpret, recompute))
 
 
 def choose(
@@ -57,7 +107,7 @@ def choose(
     *,
     num_rows: int,
 ) -> Backend:
-    """The fastest backend for a device that can do both matmuls.
+    """The fastest backend for a device that can do all matmuls.
 
     Args:
       device: that will run it.
@@ -67,6 +117,116 @@ def choose(
     """
     num_experts, model_dim, width = gate.shape
     rows = varying.shape_like((num_rows, model_dim), tokens)
-    sides = ((model_dim, 2 * width), (width, model_dim))
+    sides = ((model_dim, width), (width, model_dim))
     matrices = [varying.shape_like((num_experts, *side), gate) for side in sides]
     return matmul.choose(device, rows, *matrices)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(6,))
+def _routed(
+    tokens: Array,
+    weights: Array,
+    gate: Array,
+    up: Array,
+    down: Array,
+    plan: Plan,
+    kernels: _Kernels,
+) -> Array:
+    return _forward(tokens, weights, gate, up, down, plan, kernels)[0]
+
+
+def _forward(
+    tokens: Array,
+    weights: Array,
+    gate: Array,
+    up: Array,
+    down: Array,
+    plan: Plan,
+    kernels: _Kernels,
+) -> tuple[Array, tuple[Any, ...]]:
+    gates, ups = _gates_and_ups(dispatch.take_rows(tokens, plan.token_ids), gate, up, plan, kernels)
+    hidden = weighted_hidden(gates, ups, dispatch.row_weights(weights, plan))
+    answers = kernels.product(hidden, down, plan, transposed=False)
+    kept = None if kernels.recompute else (gates, ups)
+    saved = (tokens, weights, gate, up, down, plan, kept)
+    return dispatch.summed_rows(answers, row_ids=plan.row_ids), saved
+
+
+def _backward(
+    kernels: _Kernels, saved: tuple[Any, ...], d_out: Array
+) -> tuple[Array, Array, Array, Array, Array, None]:
+    tokens, weights, gate, up, down, plan, kept = saved
+    # What is made again is not to be found equal to what the forward pass made, and kept.
+    tokens, weights, d_out = jax.lax.optimization_barrier((tokens, weights, d_out))
+    rows = dispatch.take_rows(tokens, plan.token_ids)
+    gates, ups = _gates_and_ups(rows, gate, up, plan, kernels) if kept is None else kept
+    d_answers = dispatch.take_rows(d_out, plan.token_ids)
+    d_hidden = kernels.product(d_answers, down, plan, transposed=True)
+    pulled = hidden_and_gradients(gates, ups, dispatch.row_weights(weights, plan), d_hidden)
+    # Both parts of a row's gradient are added where those of its token are.
+    d_rows = (
+        kernels.product(pulled.d_gates, gate, plan, transposed=True),
+        kernels.product(pulled.d_ups, up, plan, transposed=True),
+    )
+    return (
+        dispatch.summed_rows(*d_rows, row_ids=plan.row_ids),
+        jnp.take(pulled.d_weights, plan.row_ids, mode="fill", fill_value=0),
+        kernels.outer(rows, pulled.d_gates, plan),
+        kernels.outer(rows, pulled.d_ups, plan),
+        kernels.outer(pulled.hidden, d_answers, plan),
+        None,
+    )
+
+
+_routed.defvjp(_forward, _backward)
+
+
+def _gates_and_ups(
+    rows: Float[Array, "R D"],
+    gate: Float[Array, "E D F"],
+    up: Float[Array, "E D F"],
+    plan: Plan,
+    kernels: _Kernels,
+) -> tuple[Float[Array, "R F"], Float[Array, "R F"]]:
+    """Both products of the same rows."""
+    gates, ups = (kernels.product(rows, each, plan, transposed=False) for each in (gate, up))
+    return gates, ups
+
+
+def weighted_hidden(
+    gates: Float[Array, "R F"], ups: Float[Array, "R F"], weights: Float[Array, "R 1"]
+) -> Float[Array, "R F"]:
+    """Gated and weighted in float32, rounded once to the dtype of `gates`."""
+    wide, wide_ups = gates.astype(jnp.float32), ups.astype(jnp.float32)
+    return (weights * (jax.nn.silu(wide) * wide_ups)).astype(gates.dtype)
+
+
+class Pulled(NamedTuple):
+    """The hidden layer made again, and the gradients of what it is made of."""
+
+    hidden: Float[Array, "R F"]
+    d_gates: Float[Array, "R F"]
+    d_ups: Float[Array, "R F"]
+    d_weights: Float[Array, " R"]
+
+
+def hidden_and_gradients(
+    gates: Float[Array, "R F"],
+    ups: Float[Array, "R F"],
+    weights: Float[Array, "R 1"],
+    d_hidden: Float[Array, "R F"],
+) -> Pulled:
+    """One pass over three arrays that writes three, in float32.
+
+    s = sigmoid(g),  d_w = sum_f d_h (g s u),  d_u = w d_h g s,
+    d_g = w d_h u s (1 + g (1 - s))
+    """
+    wide, wide_ups, wide_d = (x.astype(jnp.float32) for x in (gates, ups, d_hidden))
+    share = jax.nn.sigmoid(wide)
+    silu, weighted = wide * share, weights * wide_d
+    return Pulled(
+        hidden=weighted_hidden(gates, ups, weights),
+        d_gates=(weighted * wide_ups * share * (1.0 + wide * (1.0 - share))).astype(gates.dtype),
+        d_ups=(weighted * silu).astype(gates.dtype),
+        d_weights=jnp.sum(wide_d * (silu * wide_ups), axis=1),
+    )

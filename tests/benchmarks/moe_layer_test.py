@@ -1,0 +1,89 @@
+"""The benchmark of a layer of experts at a tiny shape."""
+
+import io
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from rich import console as rich_console
+
+from benchmarks import moe_layer, moe_layer_problem
+from benchmarks.moe_layer_problem import Shape
+
+SHAPE = Shape(24, 2, 4, 16, 32)
+PROBLEM = {"shape": SHAPE, "routing": "skewed"}
+
+
+@pytest.fixture(scope="module")
+def measured():
+    return {
+        recompute: moe_layer.measure(PROBLEM, "loop", jnp.float32, recompute=recompute)
+        for recompute in (False, True)
+    }
+
+
+def test_it_measures_right_answers_and_gradients(measured):
+    for each in measured.values():
+        assert each["all_finite"]
+        assert set(each["errors"]) == {"out", "d_tokens", "d_weights", "d_gate", "d_up", "d_down"}
+        assert 0.0 < max(each["errors"].values()) < 2e-6
+        assert each["forward_seconds"] > 0.0 < each["both_seconds"]
+
+
+def test_what_is_recomputed_is_not_kept(measured):
+    products = 2 * SHAPE.num_tokens * SHAPE.top_k * SHAPE.width * 4
+    kept = [each["num_kept_bytes"] for each in measured.values()]
+    assert kept[0] - kept[1] == products
+    assert 0 < kept[1] < products < measured[True]["num_bytes"]
+
+
+def test_a_wrong_answer_is_an_error():
+    made = moe_layer.draw(PROBLEM, jnp.float32)
+    ids, weights = moe_layer_problem.draw_routing(*PROBLEM.values())
+    zeros = (jnp.zeros_like(made.tokens), jnp.zeros_like(made.weights), made.matrices)
+    layer = moe_layer._found(made, jnp.zeros_like(made.tokens), list(zeros))
+    errors = moe_layer_problem.errors(ids, weights, layer)
+    assert [errors[name] for name in ("out", "d_tokens", "d_weights")] == [1.0] * 3
+    assert min(errors[name] for name in ("d_gate", "d_up", "d_down")) > 0.5
+
+
+@pytest.mark.parametrize("kind", ["even", "skewed"])
+def test_choices_are_distinct_and_weights_exact_in_bfloat16(kind):
+    ids, weights = moe_layer_problem.draw_routing(SHAPE, kind)
+    assert ids.shape == weights.shape == (SHAPE.num_tokens, SHAPE.top_k)
+    assert all(len(set(row)) == SHAPE.top_k for row in ids.tolist())
+    assert 0 <= ids.min() <= ids.max() < SHAPE.num_experts
+    np.testing.assert_array_equal(jnp.asarray(weights, jnp.bfloat16).astype(jnp.float32), weights)
+
+
+def test_skewed_is_less_even():
+    shape = SHAPE._replace(num_tokens=4000, num_experts=32)
+    most = [
+        np.bincount(moe_layer_problem.draw_routing(shape, kind)[0].ravel()).max()
+        for kind in ("even", "skewed")
+    ]
+    assert most[1] > 1.5 * most[0]
+
+
+def test_the_tables_have_ratios_to_the_faster_peer_and_all_parts(measured):
+    ours = measured[False] | {"forward_seconds": 0.5, "both_seconds": 2.0}
+    theirs = [
+        ours | {"name": "slow", "forward_seconds": 9.0, "both_seconds": 9.0},
+        ours | {"name": "fast", "forward_seconds": 1.0, "both_seconds": 3.0},
+    ]
+    parts = moe_layer.measure_parts(PROBLEM, "loop", jnp.float32)
+    found = {
+        "ours": [ours],
+        "parts": [parts],
+        "peer": {"measured": theirs, "torch": "2", "transformers": "5"},
+        "copy_bytes_per_second": 1.0,
+        "made_with": {"device": "a", "jax": "b", "python": "c", "dtype": "float32"},
+    }
+    console = rich_console.Console(file=io.StringIO(), width=150)
+    moe_layer.report(console, found)
+    lines = console.file.getvalue().splitlines()
+    line = next(line for line in lines if "loop, none" in line).split()
+    assert [line[place] for place in (5, 8)] == ["2.00", "1.50"]
+    matmuls = [part for part in parts["parts"] if part["flops"]]
+    assert sum(part["flops"] * part["times"] for part in matmuls) == SHAPE.training_flops
+    assert any("all else" in line for line in lines)
