@@ -47,7 +47,7 @@ def check(ids, query_tile, key_tile, *, exactly):
 
 
 @pytest.mark.parametrize("sizes", [(4, 4), (8, 2), (2, 8), (16, 4)])
-def test_rows_as_they_are_packed_have_the_shortest_spans(sizes):
+def test_no_tile_is_visited_or_masked_without_need(sizes):
     for ids in (
         [1] * LENGTH,
         [0] * LENGTH,
@@ -56,6 +56,11 @@ def test_rows_as_they_are_packed_have_the_shortest_spans(sizes):
         list(range(1, LENGTH + 1)),
     ):
         check(ids, *sizes, exactly=True)
+
+
+@pytest.mark.parametrize("sizes", [(4, 4), (8, 2), (2, 8)])
+def test_padding_between_tokens_is_masked(sizes):
+    check([1] * 3 + [0] + [1] * 19, *sizes, exactly=False)
 
 
 def test_by_hand():
