@@ -27,7 +27,8 @@ class ModelSpec:
       head_dim: H, width of a head; even, for rotary pairs.
       rope_base: base of the rotary frequencies.
       attention: "local_global" (blocks and summaries) or "full" (causal baseline).
-      block_size: C, tokens of an attention block; for "full" the tile that bounds memory.
+      block_size: C, tokens of an attention block; for "full" the side of the tiles of "tiles".
+        Rows are multiples of it.
       attention_kernel: what computes full attention: "tiles" (`ops/attention.py`, any device),
         "triton" (`ops/flash`, NVIDIA GPUs), or "auto", what is meant for the device. "tiles" with
         "local_global".

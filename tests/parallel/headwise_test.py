@@ -69,10 +69,12 @@ def test_the_kernels_stand_in_the_map_and_lower_for_nvidia_gpus():
     # JAX cannot interpret a kernel where values vary, so the program is looked at instead.
     spec = layers.layout((2, 2, 2)).spec
     kind = jax.sharding.AbstractDevice(device_kind="NVIDIA H100", num_cores=132, platform="gpu")
-    mesh = jax.sharding.AbstractMesh((2, 2, 2), rules.AXES, abstract_device=kind)
+    auto = (jax.sharding.AxisType.Auto,) * 3
+    mesh = jax.sharding.AbstractMesh((2, 2, 2), rules.AXES, auto, abstract_device=kind)
+    arguments = inputs(width=16)
     with jax.sharding.use_abstract_mesh(mesh):
         run = jax.jit(both(Layout(spec, mesh), flash.flash_attention))
-        traced = run.trace(*inputs(width=16))
+        traced = run.trace(*arguments)
         lowered = traced.lower(lowering_platforms=("cuda",)).as_text()
     assert [x.shape for x in traced.out_info] == [(8, 12, num, 16) for num in (4, 4, 2, 2)]
     calls = [line for line in lowered.splitlines() if "@__gpu$xla.gpu.triton" in line]

@@ -199,7 +199,7 @@ def _forward_kernel(
     head, sequence = pl.program_id(0), pl.program_id(2)
     # The last queries see most: their programs start first, those of few steps fill the end.
     index = pl.num_programs(1) - 1 - pl.program_id(1)
-    kv_head = head // (shape.num_heads // shape.num_kv_heads)
+    kv_head = jax.lax.div(head, jnp.int32(shape.num_heads // shape.num_kv_heads))
     rows = _Rows(index, tile.queries, shape.length)
     q = rows.load(query_ref, sequence, head)
     ids = rows.load_one(ids_ref, sequence)
@@ -252,7 +252,7 @@ def _d_query_kernel(
 ) -> None:
     head, sequence = pl.program_id(0), pl.program_id(2)
     index = pl.num_programs(1) - 1 - pl.program_id(1)
-    kv_head = head // (shape.num_heads // shape.num_kv_heads)
+    kv_head = jax.lax.div(head, jnp.int32(shape.num_heads // shape.num_kv_heads))
     rows = _Rows(index, tile.queries, shape.length)
     q, d_out = (rows.load(ref, sequence, head) for ref in (query_ref, d_out_ref))
     out = rows.load(out_ref, sequence, head)
