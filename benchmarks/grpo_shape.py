@@ -30,6 +30,7 @@ def make_spec(
         rope_base=1000.0,
         attention=attention,
         block_size=16,
+        attention_kernel="tiles",
         num_summaries=8 if attention == "local_global" else 0,
         num_experts=1 if is_dense else 4,
         num_groups=1,

@@ -151,7 +151,7 @@ def test_files_stay_small() -> None:
 
 def test_shard_map_stands_on_its_own_floor() -> None:
     users = {relative(path) for path in FILES if "jax.shard_map(" in path.read_text()}
-    owners = ("expert_parallel", "rowwise", "whole_matrices")
+    owners = ("expert_parallel", "headwise", "rowwise", "whole_matrices")
     assert users == {f"deepseek_jax/parallel/{name}.py" for name in owners}
 
 

@@ -20,6 +20,7 @@ SPARSE = ModelSpec(
     rope_base=1000.0,
     attention="local_global",
     block_size=4,
+    attention_kernel="tiles",
     num_summaries=2,
     num_experts=8,
     num_groups=4,

@@ -29,7 +29,11 @@ class ModelSpec:
       head_dim: H, width of a head; even, for rotary pairs.
       rope_base: base of the rotary frequencies.
       attention: "local_global" (blocks and summaries) or "full" (causal baseline).
-      block_size: C, tokens of an attention block; for "full" the tile that bounds memory.
+      block_size: C, tokens of an attention block; for "full" the side of the tiles of "tiles".
+        Rows are multiples of it.
+      attention_kernel: what computes full attention: "tiles" (`ops/attention.py`, any device),
+        "triton" (`ops/flash`, NVIDIA GPUs), or "auto", what is meant for the device. "tiles" with
+        "local_global".
       num_summaries: m, key/value summaries of a finished block; 0 is local attention only.
       num_experts: E, routed experts; 1 is a dense network.
       num_groups: groups of equal size that the experts stand in.
@@ -67,6 +71,7 @@ class ModelSpec:
     rope_base: float
     attention: Literal["local_global", "full"]
     block_size: int
+    attention_kernel: Literal["auto", "tiles", "triton"]
     num_summaries: int
     num_experts: int
     num_groups: int
@@ -140,6 +145,12 @@ class ModelSpec:
             "model.num_summaries",
             self.num_summaries,
             f"at most model.block_size={self.block_size}",
+        )
+        require(
+            self.attention == "full" or self.attention_kernel == "tiles",
+            "model.attention_kernel",
+            self.attention_kernel,
+            "'tiles' when model.attention=\"local_global\", which has no other",
         )
 
     def _check_router(self) -> None:

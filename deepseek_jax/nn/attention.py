@@ -5,13 +5,15 @@ import math
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from deepseek_jax.core.model_spec import ModelSpec
-from deepseek_jax.nn import parameters
+from deepseek_jax.nn import kernels, parameters
 from deepseek_jax.nn.context import SequenceContext, StepContext
 from deepseek_jax.ops import attention, attention_cache, norm, rope, summaries
 from deepseek_jax.ops.attention_cache import LayerCache
+from deepseek_jax.ops.flash import attention as flash
+from deepseek_jax.parallel import headwise
 from deepseek_jax.parallel import layout as layout_lib
 from deepseek_jax.parallel.layout import Layout
 
@@ -111,7 +113,7 @@ class Attention(nn.Module):
             )
         operands = (rotated_query, rotated_key, value, context.document_ids)
         if spec.attention == "full":
-            attended = attention.full_attention(*operands, block_size=spec.block_size)
+            attended = _attend_fully(*operands, spec=spec, layout=self.layout)
         else:
             attended = attention.local_global_attention(
                 *operands, pooled, block_size=spec.block_size
@@ -220,3 +222,27 @@ class Attention(nn.Module):
         )
         scale = parameters.NormScale(spec.head_dim, "head_dim", name="summary_norm")()
         return summaries.CompressionWeights(queries, positions), scale
+
+
+def _attend_fully(
+    query: Float[Array, "B L N H"],
+    key: Float[Array, "B L M H"],
+    value: Float[Array, "B L M H"],
+    document_ids: Int[Array, "B L"],
+    *,
+    spec: ModelSpec,
+    layout: Layout | None,
+) -> Float[Array, "B L N H"]:
+    """Full attention by what `model.attention_kernel` names; tiles are cut by the compiler."""
+    device = jax.devices()[0]
+    kernel = spec.attention_kernel
+    kernels.check("model.attention_kernel", kernel, flash.for_device(device), device)
+    if kernel == "auto":
+        kernel = flash.choose(device, query, key)
+        heads = f"{spec.num_heads} heads of {spec.head_dim}"
+        what = f"{query.shape[1]} tokens, {heads}, {spec.num_kv_heads} of keys, in {query.dtype}"
+        kernels.tell("model.attention_kernel", kernel, what, device.device_kind)
+    operands = (query, key, value, document_ids)
+    if kernel == "tiles":
+        return attention.full_attention(*operands, block_size=spec.block_size)
+    return headwise.apply(layout, flash.flash_attention, *operands)

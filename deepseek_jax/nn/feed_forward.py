@@ -1,7 +1,5 @@
 """Linen shells of the feed-forward part: routed experts, or one dense network. Floor 3."""
 
-import functools
-import logging
 import math
 from typing import NamedTuple
 
@@ -11,18 +9,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from deepseek_jax.core.model_spec import ModelSpec
-from deepseek_jax.nn import conditioning, parameters, router
+from deepseek_jax.nn import conditioning, kernels, parameters, router
 from deepseek_jax.ops import balance, experts
 from deepseek_jax.ops import moe as moe_ops
-from deepseek_jax.ops.grouped import matmul
-from deepseek_jax.ops.grouped import swiglu as kernels
-from deepseek_jax.ops.grouped.matmul import Backend
+from deepseek_jax.ops.grouped import matmul, swiglu
 from deepseek_jax.ops.routing import Routing
 from deepseek_jax.parallel import exchange, expert_parallel
 from deepseek_jax.parallel.expert_parallel import ExpertParallelOutput
 from deepseek_jax.parallel.layout import Layout
-
-_LOG = logging.getLogger(__name__)
 
 # Experts for each chosen one up to which computing all of them beats choosing, off the CPU.
 _FEW_EXPERTS = 4
@@ -149,10 +143,7 @@ def _local_moe(spec: ModelSpec, num_tokens: int) -> moe_ops.Moe:
     # Also where capacity has no use for it: evaluation and generation are dropless.
     device = jax.devices()[0]
     able = matmul.for_device(device)
-    if spec.expert_kernel not in ("auto", *able):
-        allowed = " or ".join(map(repr, ("auto", *able)))
-        told = f"model.expert_kernel={spec.expert_kernel!r}: must be {allowed}"
-        raise ValueError(f"{told} on {device.device_kind}")
+    kernels.check("model.expert_kernel", spec.expert_kernel, able, device)
     num_assignments = num_tokens * spec.top_k
     if spec.dispatch == "capacity":
         return moe_ops.capacity(num_assignments=num_assignments, factor=spec.capacity_factor)
@@ -173,23 +164,17 @@ def _local_moe(spec: ModelSpec, num_tokens: int) -> moe_ops.Moe:
         kernel = spec.expert_kernel
         if kernel == "auto":
             num_rows = routing.expert_ids.size
-            kernel = kernels.choose(device, rows, weights.gate, num_rows=num_rows)
-            _tell_kernel(kernel, device.device_kind, num_rows, weights.gate.shape, rows.dtype)
+            kernel = swiglu.choose(device, rows, weights.gate, num_rows=num_rows)
+            num_experts, *sides = weights.gate.shape
+            what = f"{num_rows} rows of {num_experts} experts {sides[0]} x {sides[1]}"
+            told = f"{what} in {rows.dtype}"
+            kernels.tell("model.expert_kernel", kernel, told, device.device_kind)
         if kernel == "loop":
             return without_kernel(rows, row_mask, routing, weights)
         layer = moe_ops.grouped(backend=kernel, recompute=spec.remat == "experts")
         return layer(rows, row_mask, routing, weights)
 
     return moe
-
-
-@functools.cache
-def _tell_kernel(
-    kernel: Backend, device: str, num_rows: int, shape: tuple[int, int, int], dtype: jnp.dtype
-) -> None:
-    """Logs once what is meant for a device and rows of experts [E, D, F]."""
-    told = "model.expert_kernel='auto': %s for %d rows of %d experts %d x %d in %s on %s"
-    _LOG.info(told, kernel, num_rows, *shape, dtype, device)
 
 
 def _swiglu_params(

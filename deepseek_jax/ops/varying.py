@@ -5,6 +5,8 @@ loop must have the type of what the loop makes of it, and what a custom gradient
 type of that gradient. Outside of `shard_map` nothing varies and nothing here does anything.
 """
 
+from typing import Any
+
 import jax
 from jaxtyping import Array
 
@@ -24,9 +26,10 @@ def over(x: Array, *axes: str) -> Array:
     return jax.lax.pcast(x, missing, to="varying") if missing else x
 
 
-def shape_like(shape: tuple[int, ...], x: Array) -> jax.ShapeDtypeStruct:
-    """The type of an array of this shape, with the dtype of `x`, that varies as `x` does."""
-    return jax.ShapeDtypeStruct(shape, x.dtype, manual_axis_type=jax.typeof(x).manual_axis_type)
+def shape_like(shape: tuple[int, ...], x: Array, dtype: Any = None) -> jax.ShapeDtypeStruct:
+    """The type of an array of this shape that varies as `x` does; of its dtype if none is given."""
+    kind = jax.typeof(x).manual_axis_type
+    return jax.ShapeDtypeStruct(shape, dtype or x.dtype, manual_axis_type=kind)
 
 
 def is_varying(x: Array | jax.ShapeDtypeStruct) -> bool:

@@ -32,6 +32,7 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
             rope_base=10_000.0,
             attention="local_global",
             block_size=256,
+            attention_kernel="tiles",
             num_summaries=8,
             num_experts=128,
             num_groups=8,

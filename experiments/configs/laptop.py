@@ -28,6 +28,7 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
             rope_base=10_000.0,
             attention="local_global",
             block_size=64,
+            attention_kernel="tiles",
             num_summaries=4,
             num_experts=32,
             num_groups=8,

@@ -45,6 +45,11 @@ BROKEN = [  # base, changes, what the message starts with
     (tiny.SPARSE, {"attention": "full"}, "model.num_summaries=2: must be zero when"),
     (
         tiny.SPARSE,
+        {"attention_kernel": "triton"},
+        "model.attention_kernel='triton': must be 'tiles' when model.attention=\"local_global\"",
+    ),
+    (
+        tiny.SPARSE,
         {"num_summaries": 5},
         "model.num_summaries=5: must be at most model.block_size=4",
     ),

@@ -18,13 +18,14 @@ import shutil
 import sys
 import tempfile
 
-from tests.mutants import attention, grouped, moe, objectives, parallel, stages
+from tests.mutants import attention, flash, grouped, moe, objectives, parallel, stages
 from tests.mutants.mutant import Mutant, Verdict, run_tests
 
 TABLES = (
     moe.MUTANTS,
     grouped.MUTANTS,
     attention.MUTANTS,
+    flash.MUTANTS,
     parallel.MUTANTS,
     objectives.MUTANTS,
     stages.MUTANTS,

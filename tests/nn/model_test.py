@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from deepseek_jax.core import accounting
-from deepseek_jax.nn import feed_forward
+from deepseek_jax.nn import feed_forward, kernels
 from deepseek_jax.nn import model as model_lib
 from deepseek_jax.ops import moe
 from tests import tiny, tolerances
@@ -188,9 +188,9 @@ def test_kernels_for_experts_change_no_answer(monkeypatch):
 def test_the_kernel_for_a_device_is_told_once(caplog):
     with caplog.at_level("INFO"):
         for _ in range(2):
-            feed_forward._tell_kernel("triton", "a GPU", 64, (4, 32, 16), jnp.dtype("bfloat16"))
+            kernels.tell("model.expert_kernel", "triton", "64 rows", "a GPU")
     (line,) = [each for each in caplog.messages if "expert_kernel" in each]
-    assert "triton for 64 rows of 4 experts 32 x 16 in bfloat16 on a GPU" in line
+    assert line == "model.expert_kernel='auto': triton for 64 rows on a GPU"
 
 
 @pytest.mark.parametrize(("dispatch", "factor"), [("dropless", 0.0), ("capacity", 1.0)])

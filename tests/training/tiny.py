@@ -17,6 +17,7 @@ MODEL = {
     "rope_base": 1e4,
     "attention": "local_global",
     "block_size": 8,
+    "attention_kernel": "tiles",
     "num_summaries": 1,
     "num_experts": 4,
     "num_groups": 2,

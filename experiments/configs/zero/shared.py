@@ -22,6 +22,7 @@ def model() -> config_dict.ConfigDict:
             rope_base=1000.0,
             attention="local_global",
             block_size=16,
+            attention_kernel="tiles",
             num_summaries=8,
             num_experts=8,
             num_groups=4,
