@@ -154,7 +154,7 @@ def measure(
         with jax.profiler.trace(str(trace / f"{spec.expert_kernel}_{spec.remat}")):
             for _ in range(3):
                 jax.block_until_ready(compiled(params, tokens))
-    planned = compiled.memory_analysis()
+    planned: Any = compiled.memory_analysis()
     memory = jax.devices()[0].memory_stats() or {}
     return {
         "name": f"experts {spec.expert_kernel}, remat {spec.remat}",
