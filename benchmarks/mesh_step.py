@@ -74,11 +74,13 @@ def measure(run_spec: RunSpec) -> dict[str, Any]:
     )
     abstract = state.abstract(model, transform, sequence_length=length, mesh=layout.mesh)
     shardings = state.shardings(abstract)
+    on_mesh = layout if layout.mesh.size > 1 else None
     train_step = step.make_train_step(
-        Decoder(run_spec.model, layout if layout.mesh.size > 1 else None).apply,
+        Decoder(run_spec.model, on_mesh).apply,
         transform,
         num_microbatches=spec.num_microbatches,
         bias_update_rate=run_spec.model.bias_update_rate,
+        layout=on_mesh,
         shardings=shardings,
     )
     initial = functools.partial(

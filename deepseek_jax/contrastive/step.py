@@ -14,6 +14,7 @@ from deepseek_jax.nn.span import SpanDecoder, SpanOutput
 from deepseek_jax.objectives import contrastive, next_token
 from deepseek_jax.ops import balance
 from deepseek_jax.parallel.layout import Layout
+from deepseek_jax.training import nats as nats_lib
 from deepseek_jax.training import step as step_lib
 from deepseek_jax.training.state import TrainState
 
@@ -37,6 +38,16 @@ def forward(model: SpanDecoder, variables: Any, rows: Int[Array, "B L"]) -> Span
 def next_token_nats(output: SpanOutput, rows: Int[Array, "B L"]) -> Float[Array, "B L-1"]:
     """Negative log-probabilities of a span's tokens after its first, by the tokens before."""
     return next_token.next_token_terms(output.logits[:, :-1], rows[:, 1:])
+
+
+def _mean_nats(
+    output: SpanOutput, rows: Int[Array, "B L"], layout: Layout | None
+) -> Float[Array, ""]:
+    """The mean of `next_token_nats`, by chunks of positions; of a span's last nothing follows."""
+    num_rows, length = rows.shape
+    is_followed = jnp.arange(length)[None] < jnp.full((num_rows, 1), length - 1)
+    weights = is_followed.astype(jnp.float32) / (num_rows * (length - 1))
+    return nats_lib.weighted(output, jnp.roll(rows, -1, axis=1), weights, layout=layout)
 
 
 def _capped(params: Any, spec: ContrastiveRunSpec) -> Any:
@@ -74,7 +85,7 @@ def make_step(
         params: PyTree, choice: PyTree, rows: Int[Array, "R L"], groups: Int[Array, " B"]
     ) -> tuple[Array, tuple[Metrics, balance.RouterStats | None]]:
         output = forward(model, {"params": params, "balance": choice}, rows)
-        nats = jnp.mean(next_token_nats(output, rows))
+        nats = _mean_nats(output, rows, layout)
         told = {"loss": nats, "aux_loss": output.aux_loss}
         total = nats + output.aux_loss
         if output.projected is not None:

@@ -28,12 +28,16 @@ class ModelOutput(NamedTuple):
     """Next-token logits, the weighted balancing loss, and routing statistics by layer.
 
     `aux_loss` is the mean over the layers, so its weight does not depend on the depth;
-    `stats` has a leading layer axis and is None in a dense model.
+    `stats` has a leading layer axis and is None in a dense model. The logits are `hidden` times
+    `head`, both in the compute dtype: a jitted loss that takes these two (`training/nats.py`)
+    never makes logits, which then nothing reads.
     """
 
     logits: Float[Array, "B L V"]
     aux_loss: Float[Array, ""]
     stats: RouterStats | None
+    hidden: Float[Array, "B L D"]
+    head: Float[Array, "D V"]
 
 
 class DecoderCache(NamedTuple):
@@ -128,7 +132,13 @@ class Decoder(nn.Module):
         """
         context = SequenceContext(document_ids, positions, None, task_vector)
         hidden, outputs = self._hidden(tokens, None, context)
-        return ModelOutput(self._logits(hidden), jnp.mean(outputs.aux_loss), outputs.stats)
+        return ModelOutput(
+            self._logits(hidden),
+            jnp.mean(outputs.aux_loss),
+            outputs.stats,
+            hidden,
+            self._head(),
+        )
 
     def prefill(
         self, tokens: Int[Array, "B L"], lengths: Int[Array, " B"], cache: DecoderCache
@@ -218,15 +228,14 @@ class Decoder(nn.Module):
         """The last layer's output, normalised."""
         return norm.rms_norm(x, self.final_norm(), eps=self.spec.norm_eps)
 
+    def _head(self) -> Float[Array, "D V"]:
+        """What logits are the products with, in the compute dtype."""
+        kernel = self.embed.embedding.T if self.spec.tie_embeddings else self.head()
+        return kernel.astype(jnp.dtype(self.spec.compute_dtype))
+
     def _logits(self, hidden: Float[Array, "B L D"]) -> Float[Array, "B L V"]:
         """Float32 logits from hidden states in the compute dtype."""
-        if self.spec.tie_embeddings:
-            kernel = self.embed.embedding.T
-        else:
-            kernel = self.head()
-        logits = jnp.einsum(
-            "bld,dv->blv", hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32
-        )
+        logits = jnp.einsum("bld,dv->blv", hidden, self._head(), preferred_element_type=jnp.float32)
         return layout_lib.constrain(self.layout, logits, "batch", None, "vocab")
 
 

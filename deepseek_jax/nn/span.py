@@ -17,7 +17,7 @@ from deepseek_jax.parallel import layout as layout_lib
 
 
 class SpanOutput(NamedTuple):
-    """What `ModelOutput` has, the hidden states, and what the projection head says of spans.
+    """What `ModelOutput` has, and what the projection head says of spans.
 
     `projected` [B, P] float32 (not normalised) and `scale` [], the inverse temperature, are
     None without a contrastive term.
@@ -27,6 +27,7 @@ class SpanOutput(NamedTuple):
     aux_loss: Float[Array, ""]
     stats: RouterStats | None
     hidden: Float[Array, "B L D"]
+    head: Float[Array, "D V"]
     projected: Float[Array, "B P"] | None
     scale: Float[Array, ""] | None
 
@@ -66,6 +67,7 @@ class SpanDecoder(model_lib.Decoder, kw_only=True):
             jnp.mean(outputs.aux_loss),
             outputs.stats,
             hidden,
+            self._head(),
             projected,
             scale,
         )

@@ -1,5 +1,7 @@
 """Root-mean-square normalisation. Floor 1: arrays in, arrays out."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -8,7 +10,8 @@ from jaxtyping import Array, Float
 def rms_norm(x: Float[Array, "... D"], scale: Float[Array, " D"], *, eps: float) -> Array:
     """The rows of `x` at unit root mean square, times a learned scale.
 
-    arXiv:1910.07467, eq. 4: y = x / sqrt(mean(x^2) + eps) * scale. Computed in float32.
+    arXiv:1910.07467, eq. 4: y = x / sqrt(mean(x^2) + eps) * scale. Computed in float32. For a
+    gradient only `x` is kept, in its own dtype, and the rest computed again.
 
     Args:
       x: [..., D] any float dtype.
@@ -18,6 +21,12 @@ def rms_norm(x: Float[Array, "... D"], scale: Float[Array, " D"], *, eps: float)
     Returns:
       [..., D] in the dtype of `x`.
     """
+    return _normed(x, scale, eps)
+
+
+@functools.partial(jax.checkpoint, prevent_cse=False, static_argnums=(2,))
+def _normed(x: Float[Array, "... D"], scale: Float[Array, " D"], eps: float) -> Array:
+    """`rms_norm`."""
     x32 = x.astype(jnp.float32)
     mean_square = jnp.mean(jnp.square(x32), axis=-1, keepdims=True)
     scaled = x32 * jax.lax.rsqrt(mean_square + eps)

@@ -9,9 +9,9 @@ from jaxtyping import Array, Float, PyTree
 from deepseek_jax.data import batches, rows
 from deepseek_jax.data.rows import Rows
 from deepseek_jax.data.text_data import TextData
-from deepseek_jax.objectives import masked, next_token
 from deepseek_jax.parallel import placement
 from deepseek_jax.parallel.layout import Layout
+from deepseek_jax.training import nats as nats_lib
 from deepseek_jax.training import sums
 from deepseek_jax.training.state import TrainState
 from deepseek_jax.training.step import Apply, Batch
@@ -49,7 +49,9 @@ def make_measure(
         raise ValueError(
             f"train.eval_rows={num_rows}: these rows hold no text, only prompts; give more rows"
         )
-    total_nats = jax.jit(lambda params, balance, batch: _nats(apply, params, balance, batch))
+    total_nats = jax.jit(
+        lambda params, balance, batch: _nats(apply, params, balance, batch, layout=layout)
+    )
 
     def measure(state: TrainState) -> dict[str, float]:
         nats = 0.0
@@ -64,7 +66,9 @@ def make_measure(
     return measure
 
 
-def _nats(apply: Apply, params: PyTree, balance: PyTree, batch: Batch) -> Float[Array, ""]:
+def _nats(
+    apply: Apply, params: PyTree, balance: PyTree, batch: Batch, *, layout: Layout
+) -> Float[Array, ""]:
     """The summed loss of a batch, padding left out."""
     output = apply(
         {"params": params, "balance": balance},
@@ -72,5 +76,5 @@ def _nats(apply: Apply, params: PyTree, balance: PyTree, batch: Batch) -> Float[
         document_ids=batch["document_ids"],
         positions=batch["positions"],
     )
-    terms = next_token.next_token_terms(output.logits, batch["targets"])
-    return masked.masked_sum(terms, jnp.asarray(batch["target_mask"]))
+    weights = batch["target_mask"].astype(jnp.float32)
+    return nats_lib.weighted(output, batch["targets"], weights, layout=layout)

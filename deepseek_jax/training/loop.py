@@ -140,6 +140,7 @@ class _Run:
             transform,
             num_microbatches=spec.num_microbatches,
             bias_update_rate=run_spec.model.bias_update_rate,
+            layout=layout if is_cut else None,
             shardings=state.shardings(abstract),
         )
         self._measure = heldout.make_measure(

@@ -9,8 +9,9 @@ import optax
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, PyTree
 
-from deepseek_jax.objectives import masked, next_token
 from deepseek_jax.ops import balance as balance_ops
+from deepseek_jax.parallel.layout import Layout
+from deepseek_jax.training import nats
 from deepseek_jax.training.state import TrainState
 
 Batch = Mapping[str, Array]
@@ -53,6 +54,7 @@ def make_train_step(
     *,
     num_microbatches: int,
     bias_update_rate: float,
+    layout: Layout | None,
     shardings: TrainState | None,
 ) -> TrainStep:
     """A jitted step that consumes its state (the buffers are donated).
@@ -61,6 +63,8 @@ def make_train_step(
     batch is cut:
 
         loss = sum over parts of (nats of the part / targets of the batch)
+
+    Logits exist for a chunk of positions at a time (`nats.py`).
 
     The balancing losses are no sums over tokens; each part's counts by its share of targets.
     The choice bias is frozen within a step and moves by the load of the whole batch. A step
@@ -73,6 +77,7 @@ def make_train_step(
       num_microbatches: equal parts of the batch, run one after the other; divides B. Part i has
         the rows i, i + num_microbatches, ..., so that every device has its share of each.
       bias_update_rate: step of the choice bias; meaningless when the state has no bias.
+      layout: the mesh that the model lies on; None on one device.
       shardings: how the new state lies on a mesh, `state.shardings`; None leaves it to JAX.
 
     Returns:
@@ -89,8 +94,8 @@ def make_train_step(
             document_ids=part["document_ids"],
             positions=part["positions"],
         )
-        terms = next_token.next_token_terms(output.logits, part["targets"])
-        loss = masked.masked_sum(terms, part["target_mask"]) / num_targets
+        weights = part["target_mask"].astype(jnp.float32) / num_targets
+        loss = nats.weighted(output, part["targets"], weights, layout=layout)
         share = jnp.sum(part["target_mask"], dtype=jnp.float32) / num_targets
         aux_loss = share * output.aux_loss
         return loss + aux_loss, _Part(loss, aux_loss, output.stats)

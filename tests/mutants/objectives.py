@@ -3,6 +3,7 @@
 from tests.mutants.mutant import Mutant
 
 _MASKED = "deepseek_jax/objectives/masked.py"
+_LINEAR = "deepseek_jax/objectives/linear_next_token.py"
 _POLICY = "deepseek_jax/objectives/policy.py"
 _ADVANTAGES = "deepseek_jax/objectives/advantages.py"
 _PPO = "deepseek_jax/objectives/ppo.py"
@@ -40,6 +41,55 @@ MUTANTS = (
         "masked_mean(sums / jnp.maximum(lengths, 1.0), lengths > 0.0)",
         "jnp.mean(sums / jnp.maximum(lengths, 1.0))",
         "test_short_rows_weigh_as_much_as_long_ones",
+    ),
+    _mutant(
+        _LINEAR,
+        "gradient of the last chunk only",
+        "d_kernel += jnp.einsum(",
+        "d_kernel = jnp.einsum(",
+        "test_by_hand",
+    ),
+    _mutant(
+        _LINEAR,
+        "weights missing in the gradient",
+        "0.0, weight * terms)",
+        "0.0, terms)",
+        "test_by_hand",
+    ),
+    _mutant(
+        _LINEAR,
+        "gradient that does not know what follows",
+        "return (d_kernel * scale).astype(dtype)",
+        "return d_kernel.astype(dtype)",
+        "test_by_hand",
+    ),
+    _mutant(
+        _LINEAR,
+        "gradient without the target",
+        "terms = probs - (symbols == targets[..., None]).astype(jnp.float32)",
+        "terms = probs",
+        "test_by_hand",
+    ),
+    _mutant(
+        _LINEAR,
+        "what counts nothing reaches the loss",
+        "masked.zeroed(next_token.next_token_terms(logits, targets), weights != 0.0)",
+        "next_token.next_token_terms(logits, targets)",
+        "test_what_counts_nothing_may_be_infinite",
+    ),
+    _mutant(
+        _LINEAR,
+        "chunks added up in the dtype of the products",
+        "d_kernel += jnp.einsum(",
+        "d_kernel = d_kernel.astype(hidden.dtype).astype(jnp.float32) + jnp.einsum(",
+        "test_chunks_add_up_in_single_precision",
+    ),
+    _mutant(
+        _LINEAR,
+        "chunks over the limit",
+        "n <= max(most, 1)",
+        "n <= most + length",
+        "test_the_largest_divisor_that_fits",
     ),
     _mutant(
         _POLICY,

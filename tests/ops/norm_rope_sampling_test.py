@@ -25,6 +25,23 @@ def test_rms_norm_computes_in_float32():
     np.testing.assert_array_equal(np.asarray(out, np.float32), 1.0)
 
 
+def test_rms_norm_keeps_its_input_for_the_gradient_and_no_more():
+    x = jax.random.normal(jax.random.key(0), (16, 64), jnp.bfloat16)
+    scale = jnp.linspace(0.5, 2.0, 64)
+    _, backward = jax.vjp(lambda x, scale: norm.rms_norm(x, scale, eps=1e-6), x, scale)
+    kept = sum(leaf.nbytes for leaf in jax.tree.leaves(backward))
+    assert x.nbytes <= kept < 1.5 * x.nbytes
+
+
+def test_rms_norm_gradient_by_hand():
+    # y = x / r * s; with r = sqrt(12.5) = 3.535534 and g = (1, 0):
+    # dx = (1 / r - 3 * 3 / (2 r^3), -3 * 4 / (2 r^3)), ds = (3 / r, 0).
+    function = jax.grad(lambda *inputs: norm.rms_norm(*inputs, eps=1e-12)[0, 0], argnums=(0, 1))
+    d_x, d_scale = jax.jit(function)(jnp.array([[3.0, 4.0]]), jnp.ones(2))
+    np.testing.assert_allclose(d_x, [[0.1810193, -0.1357645]], **tolerances.OP_F32)
+    np.testing.assert_allclose(d_scale, [0.8485281, 0.0], **tolerances.OP_F32)
+
+
 def test_rotation_by_hand():
     # H = 2: one pair, frequency 1; position pi/2 would turn (1, 0) to (0, 1). Position 1: cos, sin.
     out = rope.rotate(jnp.array([[[1.0, 0.0]]]), jnp.array([1]), base=10.0)

@@ -213,12 +213,12 @@ TILDE = int(tokenizers.bytes_tokenizer().encode("~")[0])
 
 
 class _PoisonedDecoder(Decoder):
-    """NaN logits wherever a tilde is read."""
+    """NaN hidden states wherever a tilde is read."""
 
     def __call__(self, tokens, **kwargs):
         output = super().__call__(tokens, **kwargs)
         nan = jnp.where(jnp.any(tokens == TILDE), jnp.nan, 0.0)
-        return output._replace(logits=output.logits + nan)
+        return output._replace(hidden=output.hidden + nan)
 
 
 def test_a_nan_stops_the_run_and_leaves_the_last_checkpoint(corpus, tmp_path, monkeypatch):

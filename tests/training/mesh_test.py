@@ -84,11 +84,13 @@ def _run(mesh):
     transform = optimizer.make_optimizer(spec.optimizer, num_steps=40, placement=where)
     abstract = state.abstract(model, transform, sequence_length=LENGTH, mesh=layout.mesh)
     shardings = state.shardings(abstract)
+    on_mesh = layout if mesh.num_devices > 1 else None
     train_step = step.make_train_step(
-        Decoder(spec.model, layout if mesh.num_devices > 1 else None).apply,
+        Decoder(spec.model, on_mesh).apply,
         transform,
         num_microbatches=spec.train.num_microbatches,
         bias_update_rate=spec.model.bias_update_rate,
+        layout=on_mesh,
         shardings=shardings,
     )
     initial = functools.partial(

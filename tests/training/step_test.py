@@ -33,7 +33,8 @@ def _apply(variables, tokens, *, document_ids, positions):
     squares = jnp.mean(jnp.square(router_logits), axis=(0, 3))
     aux_loss = jnp.sum(jnp.where(real, squares, 0.0)) / jnp.sum(real, dtype=jnp.float32)
     zeros = jnp.zeros(LAYERS)
-    return ModelOutput(x @ params["head"]["kernel"], aux_loss, RouterStats(load, *[zeros] * 5))
+    head, stats = params["head"]["kernel"], RouterStats(load, *[zeros] * 5)
+    return ModelOutput(x @ head, aux_loss, stats, x, head)
 
 
 def _state(transform, *, bias=0.0):
@@ -67,7 +68,12 @@ TRANSFORM = optimizer.make_optimizer(ADAMW, num_steps=20)
 
 def _steps(num_microbatches, batches, *, apply=_apply):
     train_step = step.make_train_step(
-        apply, TRANSFORM, num_microbatches=num_microbatches, bias_update_rate=RATE, shardings=None
+        apply,
+        TRANSFORM,
+        num_microbatches=num_microbatches,
+        bias_update_rate=RATE,
+        layout=None,
+        shardings=None,
     )
     current, metrics = _state(TRANSFORM), None
     for batch in batches:
@@ -120,7 +126,12 @@ def test_padding_reaches_nothing():
 
 def test_the_state_is_donated():
     train_step = step.make_train_step(
-        _apply, TRANSFORM, num_microbatches=1, bias_update_rate=RATE, shardings=None
+        _apply,
+        TRANSFORM,
+        num_microbatches=1,
+        bias_update_rate=RATE,
+        layout=None,
+        shardings=None,
     )
     before = _state(TRANSFORM)
     train_step(before, _batch())
@@ -133,8 +144,8 @@ def _poisoned(part):
     def apply(variables, tokens, *, document_ids, positions):
         output = _apply(variables, tokens, document_ids=document_ids, positions=positions)
         nan = jnp.where(jnp.any(tokens == BAD_TOKEN), jnp.nan, 0.0)
-        if part == "logits":
-            return output._replace(logits=output.logits + nan)
+        if part == "hidden":
+            return output._replace(hidden=output.hidden + nan)
         kernel = variables["params"]["layers"]["feed_forward"]["router"]["kernel"]
         # sqrt has an infinite slope at 0: the loss is finite, the gradient is 0 * inf = NaN.
         is_good = jnp.all(tokens != BAD_TOKEN).astype(jnp.float32)
@@ -146,7 +157,7 @@ def _poisoned(part):
 
 @pytest.mark.parametrize(
     ("part", "first"),
-    [("logits", "embed.embedding"), ("gradient", "layers.feed_forward.router.kernel")],
+    [("hidden", "embed.embedding"), ("gradient", "layers.feed_forward.router.kernel")],
 )
 @pytest.mark.parametrize("num_microbatches", [1, 2])
 def test_a_non_finite_step_is_not_applied_and_is_named(part, first, num_microbatches):
