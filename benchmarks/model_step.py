@@ -64,6 +64,7 @@ def main() -> None:
     for name, size in SIZES.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=size)
     parser.add_argument("--expert-kernels", default="auto", help="model.expert_kernel, with commas")
+    parser.add_argument("--attention-kernel", default="auto", help="model.attention_kernel")
     parser.add_argument("--remats", default="none", help="model.remat, with commas")
     parser.add_argument("--steps", type=int, default=10, help="timed steps")
     parser.add_argument("--warmup", type=int, default=3, help="steps before them")
@@ -79,7 +80,11 @@ def main() -> None:
     os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.92")
     found = {
         "ours": [
-            measure(spec_for(request, kernel=kernel, remat=remat), request, trace=arguments.trace)
+            measure(
+                spec_for(request, arguments.attention_kernel, kernel, remat),
+                request,
+                trace=arguments.trace,
+            )
             for kernel in arguments.expert_kernels.split(",")
             for remat in arguments.remats.split(",")
         ],
@@ -97,7 +102,9 @@ def main() -> None:
         arguments.out.write_text(json.dumps(found, indent=1) + "\n")
 
 
-def spec_for(sizes: dict[str, Any], *, kernel: Any, remat: Any) -> ModelSpec:
+def spec_for(
+    sizes: dict[str, Any], attention_kernel: Any, expert_kernel: Any, remat: Any
+) -> ModelSpec:
     """The decoder that is the same as the peer's."""
     return ModelSpec(
         vocab_size=sizes["vocab"],
@@ -109,6 +116,7 @@ def spec_for(sizes: dict[str, Any], *, kernel: Any, remat: Any) -> ModelSpec:
         head_dim=sizes["head_dim"],
         rope_base=10_000.0,
         attention="full",
+        attention_kernel=attention_kernel,
         block_size=sizes["block"],
         num_summaries=0,
         num_experts=sizes["experts"],
@@ -126,7 +134,7 @@ def spec_for(sizes: dict[str, Any], *, kernel: Any, remat: Any) -> ModelSpec:
         bias_update_rate=0.0,
         dispatch="dropless",
         capacity_factor=0.0,
-        expert_kernel=kernel,
+        expert_kernel=expert_kernel,
         tie_embeddings=False,
         norm_eps=1e-6,
         remat=remat,
@@ -157,7 +165,8 @@ def measure(
     planned: Any = compiled.memory_analysis()
     memory = jax.devices()[0].memory_stats() or {}
     return {
-        "name": f"experts {spec.expert_kernel}, remat {spec.remat}",
+        "name": f"experts {spec.expert_kernel}, attention {spec.attention_kernel}, "
+        f"remat {spec.remat}",
         "seconds": seconds[1 + request["warmup"] :],
         "first_seconds": compile_seconds + seconds[0],
         "compile_seconds": compile_seconds,

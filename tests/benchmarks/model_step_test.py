@@ -31,7 +31,7 @@ SIZES = model_step.SIZES | {
 
 
 def _spec():
-    return model_step.spec_for(SIZES, kernel="loop", remat="none")
+    return model_step.spec_for(SIZES, "tiles", "loop", "none")
 
 
 @pytest.mark.deep
