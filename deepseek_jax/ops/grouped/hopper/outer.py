@@ -138,8 +138,8 @@ def _work(
             plgpu.copy_smem_to_gmem(buffer, out_ref.at[group, pl.ds(row, HALF), columns])
 
     return Work(
-        first=lambda: program,
-        is_left=lambda tile: tile < walk.num_tiles(),
+        num_tiles=pipeline.share(walk.num_tiles(), program, num_programs),
+        first=program,
         following=lambda tile: tile + num_programs,
         num_blocks=num_blocks,
         blocks=blocks,

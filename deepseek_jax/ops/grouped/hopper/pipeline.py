@@ -35,17 +35,17 @@ class Work(NamedTuple):
     """What a kernel does, as functions of one of its tiles; a tile is a tree of scalars.
 
     Attributes:
-      first: () -> the program's first tile.
-      is_left: (tile) -> whether it is one, or all are done.
-      following: (tile) -> the program's next tile.
+      num_tiles: of the program.
+      first: its first tile.
+      following: (tile) -> its next tile.
       num_blocks: (tile) -> blocks that are summed up.
       blocks: (tile, j) -> the references of x for each worker and of y of its j-th block.
       prepare: (tile, j, x) -> changes a worker's x in shared memory before it is multiplied.
       store: (tile, numbers [HALF, width]) -> stores a worker's half of the tile.
     """
 
-    first: Callable[[], Any]
-    is_left: Callable[[Any], Array]
+    num_tiles: Array
+    first: Any
     following: Callable[[Any], Any]
     num_blocks: Callable[[Any], Any]
     blocks: Callable[[Any, Array], tuple[list[Any], Any]]
@@ -163,7 +163,7 @@ def _load(work: Work, ring: Ring) -> None:
     """Fills the ring with the blocks of all tiles, one after the other."""
     num_stages = ring.x.shape[0]
 
-    def all_blocks(carry: tuple[Any, Array]) -> tuple[Any, Array]:
+    def all_blocks(_: Array, carry: tuple[Any, Array]) -> tuple[Any, Array]:
         tile, step = carry
 
         def block(j: Array, step: Array) -> Array:
@@ -181,9 +181,8 @@ def _load(work: Work, ring: Ring) -> None:
 
         return work.following(tile), jax.lax.fori_loop(0, work.num_blocks(tile), block, step)
 
-    jax.lax.while_loop(
-        lambda carry: work.is_left(carry[0]), all_blocks, (work.first(), jnp.int32(0))
-    )
+    # Not a loop until the last tile: the compiler makes that a tenth slower.
+    jax.lax.fori_loop(0, work.num_tiles, all_blocks, (work.first, jnp.int32(0)))
 
 
 def _multiply(
@@ -191,7 +190,7 @@ def _multiply(
 ) -> None:
     """Sums the blocks of each tile, and stores this worker's half of it."""
 
-    def all_blocks(carry: tuple[Any, Array]) -> tuple[Any, Array]:
+    def all_blocks(_: Array, carry: tuple[Any, Array]) -> tuple[Any, Array]:
         tile, step = carry
         total = pl.run_scoped(
             functools.partial(_summed, work, ring, worker, tile, step, transposed),
@@ -200,9 +199,7 @@ def _multiply(
         work.store(tile, total.astype(ring.x.dtype))
         return work.following(tile), step + work.num_blocks(tile)
 
-    jax.lax.while_loop(
-        lambda carry: work.is_left(carry[0]), all_blocks, (work.first(), jnp.int32(0))
-    )
+    jax.lax.fori_loop(0, work.num_tiles, all_blocks, (work.first, jnp.int32(0)))
     plgpu.wait_smem_to_gmem(0, wait_read_only=True)
 
 
@@ -247,6 +244,11 @@ def _summed(
 
     summed: Array = total[...]
     return summed
+
+
+def share(num_tiles: Any, program: Array, num_programs: int) -> Array:
+    """Of tiles that go round among the programs, how many one of them has."""
+    return jax.lax.div(num_tiles - program + num_programs - 1, jnp.int32(num_programs))
 
 
 def _slot(step: Array, num_stages: int) -> Array:

@@ -89,9 +89,26 @@ class _Walk(NamedTuple):
     num_rows: int
     tiles_across: int
 
-    def first(self, program: Array) -> _Tile:
+    def beginning(self, number: Array) -> _Tile:
+        """A tile's number, before all groups."""
         none = jnp.int32(0)
-        return self.found(_Tile(program, jnp.int32(-1), none, none, none, none))
+        return _Tile(number, jnp.int32(-1), none, none, none, none)
+
+    def num_tiles(self) -> Array:
+        def next_group(_: Array, tile: _Tile) -> _Tile:
+            return self.next_group(tile)
+
+        begin = self.beginning(jnp.int32(0))
+        return jax.lax.fori_loop(0, self.num_groups + 1, next_group, begin).behind
+
+    def next_group(self, tile: _Tile) -> _Tile:
+        group = tile.group + 1
+        size = self.sizes[jnp.minimum(group, self.num_groups - 1)]
+        end = jnp.where(group < self.num_groups, tile.end + size, self.num_rows)
+        begin = _block(tile.end) * EIGHT
+        num_down = jax.lax.div(end - begin + HEIGHT - 1, jnp.int32(HEIGHT))
+        num_tiles = jnp.where(end > tile.end, num_down, 0) * self.tiles_across
+        return _Tile(tile.number, group, tile.end, end, tile.behind, tile.behind + num_tiles)
 
     def found(self, tile: _Tile) -> _Tile:
         """The tile of a number, from one that is not behind it."""
@@ -99,16 +116,7 @@ class _Walk(NamedTuple):
         def is_behind(tile: _Tile) -> Array:
             return (tile.number >= tile.behind) & (tile.group <= self.num_groups)
 
-        def next_group(tile: _Tile) -> _Tile:
-            group = tile.group + 1
-            size = self.sizes[jnp.minimum(group, self.num_groups - 1)]
-            end = jnp.where(group < self.num_groups, tile.end + size, self.num_rows)
-            begin = _block(tile.end) * EIGHT
-            num_down = jax.lax.div(end - begin + HEIGHT - 1, jnp.int32(HEIGHT))
-            num_tiles = jnp.where(end > tile.end, num_down, 0) * self.tiles_across
-            return _Tile(tile.number, group, tile.end, end, tile.behind, tile.behind + num_tiles)
-
-        return jax.lax.while_loop(is_behind, next_group, tile)
+        return jax.lax.while_loop(is_behind, self.next_group, tile)
 
     def corner(self, tile: _Tile) -> tuple[Array, Array]:
         """A tile's first row, in blocks of eight, and its place across."""
@@ -158,8 +166,8 @@ def _work(
         _store_rows(numbers, out_ref, place, stored.at[worker], plain.at[worker])
 
     return Work(
-        first=lambda: walk.first(program),
-        is_left=lambda tile: tile.group <= num_groups,
+        num_tiles=pipeline.share(walk.num_tiles(), program, num_programs),
+        first=walk.found(walk.beginning(program)),
         following=following,
         # No group has the rows past the last one: their sum has no terms.
         num_blocks=lambda tile: jnp.where(tile.group < num_groups, rows_ref.shape[1] // DEPTH, 0),
