@@ -143,6 +143,8 @@ def measure(problem: dict[str, Any], asked: str, dtype: Any, *, recompute: bool)
 
     def both(tokens: Any, weights: Any, matrices: ExpertWeights, ids: Any, d_out: Any) -> Any:
         out, pull = jax.vjp(lambda x, w, m: answer(x, w, m, ids), tokens, weights, matrices)
+        # As in a model: nothing of the backward pass can begin before the answer is there.
+        out, d_out = jax.lax.optimization_barrier((out, d_out))
         return out, *pull(d_out)
 
     entered = (made.tokens, made.weights, made.matrices, made.ids)

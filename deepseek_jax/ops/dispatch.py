@@ -66,11 +66,14 @@ def dropless_plan(
     owners = jnp.where(token_mask[:, None], expert_ids, num_experts).reshape(-1)
     ordered = _by_owner(owners, num_experts)
     group_sizes = (ordered.counts + block_rows - 1) // block_rows * block_rows
-    starts = tiles.group_ends(group_sizes) - group_sizes
-    rows = jnp.take(starts, ordered.owner, mode="fill", fill_value=num_rows) + ordered.rank
     has_row = ordered.owner < num_experts
+    if block_rows == 1:  # The rows are the assignments in their order.
+        rows = jnp.arange(ordered.owner.size, dtype=jnp.int32)
+    else:
+        starts = tiles.group_ends(group_sizes) - group_sizes
+        rows = starts[ordered.owner] + ordered.rank
     row_ids = _undone(jnp.where(has_row, rows, num_rows), ordered).reshape(num_tokens, top_k)
-    if block_rows == 1:  # The rows are the assignments in order.
+    if block_rows == 1:
         token_ids = jnp.where(has_row, ordered.assignment // top_k, num_tokens)[:num_rows]
     else:
         token_ids = _token_ids(row_ids, num_rows)
@@ -247,8 +250,12 @@ def row_weights(weights: Float[Array, "T K"], plan: Plan) -> Float[Array, "R 1"]
 
 
 def take_rows(x: Float[Array, "N D"], ids: Int32[Array, " M"]) -> Float[Array, "M D"]:
-    """x[ids], zero where the id is N (none)."""
-    return jnp.take(x, ids, axis=0, mode="fill", fill_value=0)
+    """x[ids], zero where the id is N (none).
+
+    One kernel on a GPU, where the mode "fill" works out what to fill in a kernel of its own.
+    """
+    is_there = (ids < x.shape[0])[:, None]
+    return jnp.where(is_there, jnp.take(x, ids, axis=0, mode="clip"), jnp.zeros((), x.dtype))
 
 
 def summed_rows(*rows: Float[Array, "R D"], row_ids: Int32[Array, "T K"]) -> Float[Array, "T D"]:

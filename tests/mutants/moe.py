@@ -285,8 +285,8 @@ MUTANTS = (
     _mutant(
         _DISPATCH,
         "nobody's row is the last row",
-        'mode="fill", fill_value=0)',
-        'mode="clip")',
+        "is_there = (ids < x.shape[0])[:, None]",
+        "is_there = (ids < x.shape[0] + 1)[:, None]",
         "test_combine_by_hand",
     ),
     _mutant(

@@ -97,6 +97,16 @@ def test_local_capacity_with_room_equals_the_reference():
     check(jax.jit(layers.with_gradients(layer)), layers.case(), sizes, capacity=num_local)
 
 
+@pytest.mark.parametrize("sizes", meshes(deep=[(1, 4, 1), (2, 1, 2), (2, 2, 2)], quick=[(2, 2, 2)]))
+def test_grouped_matmuls_on_each_device_equal_the_reference(sizes):
+    num_local = layers.NUM_TOKENS // (sizes[0] * sizes[1])
+    local_moe = moe.grouped(backend="loop", recompute=True)
+    layer = layers.on_mesh(sizes, capacity=num_local, local_moe=local_moe)
+    subject = jax.jit(layers.with_gradients(layer))
+    for given in (layers.case(), layers.case(padding=True, seed=2)):
+        assert check(subject, given, sizes, capacity=num_local)[0] == 0
+
+
 def test_local_capacity_drops_are_counted_with_those_on_the_way():
     # 4 tokens on 2 devices, all want expert 0, which takes ceil(1 * 8 / 4) = 2 rows (X = 4):
     # those of the first device. One more assignment is dropped on the way with one row each.
