@@ -138,8 +138,8 @@ def _work(
             plgpu.copy_smem_to_gmem(buffer, out_ref.at[group, pl.ds(row, HALF), columns])
 
     return Work(
-        num_tiles=pipeline.share(walk.num_tiles(), program, num_programs),
-        first=program,
+        num_tiles=lambda: pipeline.share(walk.num_tiles(), program, num_programs),
+        first=lambda: program,
         following=lambda tile: tile + num_programs,
         num_blocks=num_blocks,
         blocks=blocks,

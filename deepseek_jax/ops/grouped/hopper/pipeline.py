@@ -35,8 +35,8 @@ class Work(NamedTuple):
     """What a kernel does, as functions of one of its tiles; a tile is a tree of scalars.
 
     Attributes:
-      num_tiles: of the program.
-      first: its first tile.
+      num_tiles: () -> how many the program has.
+      first: () -> its first tile.
       following: (tile) -> its next tile.
       num_blocks: (tile) -> blocks that are summed up.
       blocks: (tile, j) -> the references of x for each worker and of y of its j-th block.
@@ -44,8 +44,8 @@ class Work(NamedTuple):
       store: (tile, numbers [HALF, width]) -> stores a worker's half of the tile.
     """
 
-    num_tiles: Array
-    first: Any
+    num_tiles: Callable[[], Array]
+    first: Callable[[], Any]
     following: Callable[[Any], Any]
     num_blocks: Callable[[Any], Any]
     blocks: Callable[[Any, Array], tuple[list[Any], Any]]
@@ -182,7 +182,7 @@ def _load(work: Work, ring: Ring) -> None:
         return work.following(tile), jax.lax.fori_loop(0, work.num_blocks(tile), block, step)
 
     # Not a loop until the last tile: the compiler makes that a tenth slower.
-    jax.lax.fori_loop(0, work.num_tiles, all_blocks, (work.first, jnp.int32(0)))
+    jax.lax.fori_loop(0, work.num_tiles(), all_blocks, (work.first(), jnp.int32(0)))
 
 
 def _multiply(
@@ -199,7 +199,7 @@ def _multiply(
         work.store(tile, total.astype(ring.x.dtype))
         return work.following(tile), step + work.num_blocks(tile)
 
-    jax.lax.fori_loop(0, work.num_tiles, all_blocks, (work.first, jnp.int32(0)))
+    jax.lax.fori_loop(0, work.num_tiles(), all_blocks, (work.first(), jnp.int32(0)))
     plgpu.wait_smem_to_gmem(0, wait_read_only=True)
 
 

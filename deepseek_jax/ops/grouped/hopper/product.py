@@ -166,8 +166,8 @@ def _work(
         _store_rows(numbers, out_ref, place, stored.at[worker], plain.at[worker])
 
     return Work(
-        num_tiles=pipeline.share(walk.num_tiles(), program, num_programs),
-        first=walk.found(walk.beginning(program)),
+        num_tiles=lambda: pipeline.share(walk.num_tiles(), program, num_programs),
+        first=lambda: walk.found(walk.beginning(program)),
         following=following,
         # No group has the rows past the last one: their sum has no terms.
         num_blocks=lambda tile: jnp.where(tile.group < num_groups, rows_ref.shape[1] // DEPTH, 0),
