@@ -51,6 +51,7 @@ def make_spec(
         tie_embeddings=False,
         norm_eps=1e-6,
         remat="none",
+        scan_unroll=1,
         compute_dtype="float32",
     )
     return GrpoRunSpec(

@@ -34,7 +34,7 @@ from benchmarks import peer
 from deepseek_jax.core import accounting
 from deepseek_jax.core.model_spec import ModelSpec
 from deepseek_jax.nn.model import Decoder
-from deepseek_jax.training import nats, progress
+from deepseek_jax.training import nats, progress, step
 from experiments import numbers
 
 PEER = "benchmarks.torch_model_step"
@@ -53,6 +53,7 @@ SIZES = {
     "batch": 8,
     "length": 4096,
     "block": 512,
+    "unroll": 0,
 }
 # Stay float32: small, and the sums that they enter are float32.
 IN_FLOAT32 = ("scale", "router")
@@ -62,7 +63,11 @@ def main() -> None:
     """Measures the peer, then this package, prints the table and writes it as JSON if asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     for name, size in SIZES.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=size)
+        told = "model.scan_unroll; 0: all layers" if name == "unroll" else None
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=size, help=told)
+    parser.add_argument(
+        "--plain-compiler", action="store_true", help="without `training.step.one_gpu_options`"
+    )
     parser.add_argument("--expert-kernels", default="auto", help="model.expert_kernel, with commas")
     parser.add_argument("--attention-kernel", default="auto", help="model.attention_kernel")
     parser.add_argument("--remats", default="none", help="model.remat, with commas")
@@ -75,6 +80,7 @@ def main() -> None:
     arguments = parser.parse_args()
     request = {name: getattr(arguments, name) for name in (*SIZES, "steps", "warmup")}
     request["ways"] = arguments.peer_ways.split(";")
+    request["is_plain"] = arguments.plain_compiler
     theirs = peer.run(PEER, request, python=arguments.peer_python, package="transformers")
     # Read when JAX first looks for devices; what is left is for the libraries' own memory.
     os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.92")
@@ -138,6 +144,7 @@ def spec_for(
         tie_embeddings=False,
         norm_eps=1e-6,
         remat=remat,
+        scan_unroll=sizes["unroll"] or sizes["layers"],
         compute_dtype="bfloat16",
     )
 
@@ -151,8 +158,11 @@ def measure(
     tokens = jax.random.randint(jax.random.key(1), shape, 0, spec.vocab_size, jnp.int32)
     params = jax.jit(lambda key: initial(model, key))(jax.random.key(0))
     started = time.perf_counter()
-    compiled = jax.jit(lambda *inputs: gradients(model, *inputs)).lower(params, tokens).compile()
+    options = None if request["is_plain"] else step.one_gpu_options()
+    lowered = jax.jit(lambda *inputs: gradients(model, *inputs)).lower(params, tokens)
+    compiled = lowered.compile(compiler_options=options)
     compile_seconds = time.perf_counter() - started
+    norm = float(jax.jit(gradient_norm)(compiled(params, tokens)[1]))
     losses, seconds = [], []
     for _ in range(1 + request["warmup"] + request["steps"]):
         started = time.perf_counter()
@@ -166,7 +176,7 @@ def measure(
     memory = jax.devices()[0].memory_stats() or {}
     return {
         "name": f"experts {spec.expert_kernel}, attention {spec.attention_kernel}, "
-        f"remat {spec.remat}",
+        f"remat {spec.remat}, {spec.scan_unroll} layers at once",
         "seconds": seconds[1 + request["warmup"] :],
         "first_seconds": compile_seconds + seconds[0],
         "compile_seconds": compile_seconds,
@@ -178,6 +188,7 @@ def measure(
         - planned.alias_size_in_bytes,
         "temporary_bytes": planned.temp_size_in_bytes,
         "loss": float(losses[0]),
+        "gradient_norm": norm,
         "num_parameters": accounting.count_parameters(spec).total,
         "active_parameters": accounting.count_parameters(spec).active,
         "flops_per_token": accounting.training_flops(spec, length=request["length"]),
@@ -210,6 +221,12 @@ def gradients(model: Decoder, params: Any, tokens: jax.Array) -> tuple[jax.Array
         return nats.weighted(output, targets, weights, layout=None) + output.aux_loss
 
     return jax.value_and_grad(loss)(params)
+
+
+def gradient_norm(tree: Any) -> jax.Array:
+    """The norm over all leaves, summed in float32."""
+    squares = [jnp.sum(jnp.square(leaf.astype(jnp.float32))) for leaf in jax.tree.leaves(tree)]
+    return jnp.sqrt(jnp.sum(jnp.stack(squares)))
 
 
 def report(console: rich_console.Console, found: dict[str, Any]) -> None:
@@ -254,6 +271,7 @@ def report(console: rich_console.Console, found: dict[str, Any]) -> None:
         f"{count['num']} parameters, {count['active']} active; {numbers.human_flops(flops)}FLOPs a "
         f"token; peak of the device "
         + ("not known" if peak is None else f"{peak / 1e12:.0f} TFLOP/s"),
+        f"norms of the gradients here: {[round(each['gradient_norm'], 4) for each in ours]}",
         "memory: here what the compiled program needs, arguments and gradients included (the "
         f"allocator's peak: {[each['allocator_peak_bytes'] for each in ours]}); the peer's is "
         "max_memory_allocated",

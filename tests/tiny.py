@@ -41,6 +41,7 @@ SPARSE = ModelSpec(
     tie_embeddings=True,
     norm_eps=1e-6,
     remat="none",
+    scan_unroll=1,
     compute_dtype="float32",
 )
 DENSE = dataclasses.replace(

@@ -98,6 +98,7 @@ class Decoder(nn.Module):
             split_rngs={"params": True},
             in_axes=(0, nn.broadcast),
             length=spec.num_layers,
+            unroll=spec.scan_unroll,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )(spec, self.layout, self.task_spec)
         self.embed = nn.Embed(

@@ -49,6 +49,7 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
             tie_embeddings=False,
             norm_eps=1e-6,
             remat="none",
+            scan_unroll=1,
             compute_dtype="float32",
         )
     )

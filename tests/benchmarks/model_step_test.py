@@ -27,6 +27,7 @@ SIZES = model_step.SIZES | {
     "block": 16,
     "steps": 2,
     "warmup": 0,
+    "is_plain": False,
 }
 
 
@@ -39,6 +40,7 @@ def test_it_measures_a_model_that_knows_nothing():
     found = model_step.measure(_spec(), SIZES, trace=None)
     assert len(found["seconds"]) == 2 and min(found["seconds"]) > 0.0
     assert abs(found["loss"] - math.log(96)) < 1.0
+    assert found["gradient_norm"] > 0.0
     assert found["peak_bytes"] > 2 * found["num_parameters"] * 2
 
 
@@ -66,6 +68,7 @@ def test_the_table_has_ratios_to_the_peer(monkeypatch):
         "first_seconds": 3.0,
         "peak_bytes": 3e9,
         "allocator_peak_bytes": None,
+        "gradient_norm": 1.0,
         "loss": 4.6,
         "num_parameters": 10,
         "active_parameters": 5,

@@ -23,6 +23,7 @@ COUNTS = (
     "top_groups",
     "top_k",
     "expert_hidden_dim",
+    "scan_unroll",
 )
 BROKEN = [  # base, changes, what the message starts with
     *((tiny.SPARSE, {name: 0}, f"model.{name}=0: must be at least 1") for name in COUNTS),
@@ -33,6 +34,12 @@ BROKEN = [  # base, changes, what the message starts with
         tiny.SPARSE,
         {"num_kv_heads": 3},
         "model.num_kv_heads=3: must be a divisor of model.num_heads=4",
+    ),
+    (
+        tiny.SPARSE,
+        {"scan_unroll": tiny.SPARSE.num_layers + 1},
+        f"model.scan_unroll={tiny.SPARSE.num_layers + 1}: must be at most model.num_layers="
+        f"{tiny.SPARSE.num_layers}",
     ),
     (tiny.SPARSE, {"rope_base": 1.0}, "model.rope_base=1.0: must be above 1"),
     (tiny.SPARSE, {"norm_eps": 0.0}, "model.norm_eps=0.0: must be in (0, 1)"),

@@ -106,11 +106,14 @@ def test_parameter_count_is_the_accounted_one(built):
 
 
 @pytest.mark.deep
-@pytest.mark.parametrize("name", ["sparse", "dense"])
-def test_rematerialisation_changes_nothing(name):
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [("sparse", {"remat": "block"}), ("dense", {"remat": "block"}), ("sparse", {"scan_unroll": 2})],
+)
+def test_how_layers_are_computed_changes_nothing(name, setting):
     spec = tiny.VARIANTS[name]
     model, variables = tiny.make(spec)
-    again = model_lib.Decoder(dataclasses.replace(spec, remat="block"))
+    again = model_lib.Decoder(dataclasses.replace(spec, **setting))
     tokens, context = tiny.rows()
 
     def gradients(model):

@@ -38,6 +38,7 @@ MODEL = {
     "tie_embeddings": False,
     "norm_eps": 1e-6,
     "remat": "none",
+    "scan_unroll": 1,
     "compute_dtype": "float32",
 }
 DENSE = {

@@ -147,7 +147,7 @@ def _forward(
     gates, ups = _gates_and_ups(dispatch.take_rows(tokens, plan.token_ids), gate, up, plan, kernels)
     hidden = weighted_hidden(gates, ups, dispatch.row_weights(weights, plan))
     answers = kernels.product(hidden, down, plan, transposed=False)
-    kept = None if kernels.recompute else (gates, ups)
+    kept = None if kernels.recompute else jax.lax.optimization_barrier((gates, ups))
     saved = (tokens, weights, gate, up, down, plan, kept)
     return dispatch.summed_rows(answers, row_ids=plan.row_ids), saved
 
