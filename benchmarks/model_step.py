@@ -34,7 +34,7 @@ from benchmarks import peer
 from deepseek_jax.core import accounting
 from deepseek_jax.core.model_spec import ModelSpec
 from deepseek_jax.nn.model import Decoder
-from deepseek_jax.training import nats, progress, step
+from deepseek_jax.training import nats, progress
 from experiments import numbers
 
 PEER = "benchmarks.torch_model_step"
@@ -65,9 +65,6 @@ def main() -> None:
     for name, size in SIZES.items():
         told = "model.scan_unroll; 0: all layers" if name == "unroll" else None
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=size, help=told)
-    parser.add_argument(
-        "--plain-compiler", action="store_true", help="without `training.step.one_gpu_options`"
-    )
     parser.add_argument("--expert-kernels", default="auto", help="model.expert_kernel, with commas")
     parser.add_argument("--attention-kernel", default="auto", help="model.attention_kernel")
     parser.add_argument("--remats", default="none", help="model.remat, with commas")
@@ -80,7 +77,6 @@ def main() -> None:
     arguments = parser.parse_args()
     request = {name: getattr(arguments, name) for name in (*SIZES, "steps", "warmup")}
     request["ways"] = arguments.peer_ways.split(";")
-    request["is_plain"] = arguments.plain_compiler
     theirs = peer.run(PEER, request, python=arguments.peer_python, package="transformers")
     # Read when JAX first looks for devices; what is left is for the libraries' own memory.
     os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.92")
@@ -102,7 +98,7 @@ def main() -> None:
             "python": platform.python_version(),
         },
     }
-    report(rich_console.Console(width=150), found)
+    report(rich_console.Console(width=170), found)
     if arguments.out is not None:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         arguments.out.write_text(json.dumps(found, indent=1) + "\n")
@@ -158,9 +154,7 @@ def measure(
     tokens = jax.random.randint(jax.random.key(1), shape, 0, spec.vocab_size, jnp.int32)
     params = jax.jit(lambda key: initial(model, key))(jax.random.key(0))
     started = time.perf_counter()
-    options = None if request["is_plain"] else step.one_gpu_options()
-    lowered = jax.jit(lambda *inputs: gradients(model, *inputs)).lower(params, tokens)
-    compiled = lowered.compile(compiler_options=options)
+    compiled = jax.jit(lambda *inputs: gradients(model, *inputs)).lower(params, tokens).compile()
     compile_seconds = time.perf_counter() - started
     norm = float(jax.jit(gradient_norm)(compiled(params, tokens)[1]))
     losses, seconds = [], []

@@ -154,19 +154,9 @@ def jitted(step: Callable[..., tuple[Any, Any]], shardings: Any) -> Any:
       shardings: of the state on a mesh, which it keeps; None on one device.
     """
     if shardings is None:
-        return jax.jit(step, donate_argnums=0, compiler_options=one_gpu_options())
+        return jax.jit(step, donate_argnums=0)
     whole = NamedSharding(jax.tree.leaves(shardings)[0].mesh, PartitionSpec())
     return jax.jit(step, donate_argnums=0, out_shardings=(shardings, whole))
-
-
-def one_gpu_options() -> dict[str, str | bool] | None:
-    """What the compiler is told of a step on one GPU; None elsewhere.
-
-    A kernel then reads its layer's matrices where they lie among those of all layers, and writes
-    their gradient there: without it each is copied, a seventh of a step of large experts
-    (`benchmarks.model_step`).
-    """
-    return {"xla_gpu_enable_dynamic_slice_fusion": True} if jax.default_backend() == "gpu" else None
 
 
 def new_if_finite(new: Any, old: Any, values: Iterable[Float[Array, ""]]) -> Any:

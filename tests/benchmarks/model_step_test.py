@@ -27,7 +27,6 @@ SIZES = model_step.SIZES | {
     "block": 16,
     "steps": 2,
     "warmup": 0,
-    "is_plain": False,
 }
 
 

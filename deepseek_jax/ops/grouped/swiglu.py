@@ -147,6 +147,8 @@ def _forward(
     gates, ups = _gates_and_ups(dispatch.take_rows(tokens, plan.token_ids), gate, up, plan, kernels)
     hidden = weighted_hidden(gates, ups, dispatch.row_weights(weights, plan))
     answers = kernels.product(hidden, down, plan, transposed=False)
+    # Behind a barrier: in a loop over layers XLA would make both twice, once to use them here and
+    # once to store them among those of all layers.
     kept = None if kernels.recompute else jax.lax.optimization_barrier((gates, ups))
     saved = (tokens, weights, gate, up, down, plan, kept)
     return dispatch.summed_rows(answers, row_ids=plan.row_ids), saved

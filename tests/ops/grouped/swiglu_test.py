@@ -211,9 +211,10 @@ def test_what_is_made_again_stands_behind_a_barrier():
         for each in (False, True)
     )
     assert again.count("stablehlo.while") == kept.count("stablehlo.while") + 2
-    (barrier,) = [line for line in kept.splitlines() if "optimization_barrier" in line]
-    for shape in ("40x16xf32", "40x3xf32"):  # the tokens, of which rows are made, and weights
-        assert shape in barrier
+    barriers = [line for line in kept.splitlines() if "optimization_barrier" in line]
+    assert len(barriers) == 2  # the other is of what is kept
+    shapes = ("40x16xf32", "40x3xf32")  # the tokens, of which rows are made, and weights
+    assert any(all(shape in barrier for shape in shapes) for barrier in barriers)
 
 
 def test_rounds_the_weighted_hidden_layer_once():

@@ -181,7 +181,6 @@ def _load(work: Work, ring: Ring) -> None:
 
         return work.following(tile), jax.lax.fori_loop(0, work.num_blocks(tile), block, step)
 
-    # Not a loop until the last tile: the compiler makes that a tenth slower.
     jax.lax.fori_loop(0, work.num_tiles(), all_blocks, (work.first(), jnp.int32(0)))
 
 
