@@ -84,7 +84,7 @@ def expected(query, key, value, ids, d_out):
 
 def assert_near(found, wanted, dtype, ids):
     chex.assert_type(found, dtype)
-    least = 0.1 * np.linalg.norm(wanted[0])
+    least = 0.3 * np.linalg.norm(wanted[0])
     for one, other in zip(found, wanted, strict=True):
         one = np.asarray(one).astype(np.float64)
         assert np.isfinite(one).all()
