@@ -11,8 +11,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from deepseek_jax.ops import counts
-
 
 class RouterStats(NamedTuple):
     """Sums over tokens, float32, so that they add up over microbatches and devices.
@@ -36,8 +34,8 @@ def expert_load(
 ) -> Float[Array, " E"]:
     """Assignments of real tokens to each expert: [E] float32, summing to K * real tokens."""
     chex.assert_rank([expert_ids, token_mask], [2, 1])
-    owners = jnp.where(token_mask[:, None], expert_ids, num_experts).reshape(-1)
-    return counts.occurrences(owners, num_ids=num_experts).astype(jnp.float32)
+    counted = jnp.broadcast_to(token_mask[:, None], expert_ids.shape)
+    return jnp.zeros(num_experts, jnp.float32).at[expert_ids].add(counted.astype(jnp.float32))
 
 
 def load_balance_loss(

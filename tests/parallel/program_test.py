@@ -245,9 +245,8 @@ def compiled_feed_forward(sizes):
 ROUTER = {  # everything that a layer with its router sends beside the exchange
     ("all-gather", "f32", 24 * 8, 8): 1,  # the router's matrix [D, E]
     ("all-reduce", "f32", 24 * 8, 8): 1,  # its gradient
-    ("all-reduce", "f32", 8, 8): 1,  # probabilities of each expert
-    # Load, once for the loss and once for the statistics: 64 counters of each expert.
-    ("all-reduce", "s32", 64 * 8, 8): 2,
+    # Of each expert: probabilities; load, once for the loss and once for the statistics.
+    ("all-reduce", "f32", 8, 8): 3,
     # Answers, z-loss, entropy; real tokens, for both losses and for the statistics.
     ("all-reduce", "f32", 1, 8): 6,
     ("all-reduce", "s32", 1, 8): 3,  # dropped, visits, overflowed
