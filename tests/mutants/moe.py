@@ -145,8 +145,8 @@ MUTANTS = (
     _mutant(
         _BALANCE,
         "padding in the load",
-        "jnp.where(token_mask[:, None], expert_ids, num_experts).reshape(-1)",
-        "expert_ids.reshape(-1)",
+        "jnp.broadcast_to(token_mask[:, None], expert_ids.shape)",
+        "jnp.ones(expert_ids.shape, bool)",
         "test_stats_by_hand",
     ),
     _mutant(
