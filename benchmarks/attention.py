@@ -17,7 +17,6 @@ before results were allocated. `benchmarks.attention_tiles` measures the kernels
 import argparse
 import functools
 import pathlib
-import platform
 import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -27,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from rich import console as rich_console
 
-from benchmarks import grouped_matmul, peer
+from benchmarks import measuring, peer
 from deepseek_jax.ops import attention
 from deepseek_jax.ops.flash import attention as flash
 from experiments import numbers
@@ -75,24 +74,13 @@ def main() -> None:
             for shape in shapes
             for name, attend, is_packed in subjects(shape, dtype)
         ],
-        "made_with": {
-            "device": jax.devices()[0].device_kind,
-            "jax": jax.__version__,
-            "python": platform.python_version(),
-            "dtype": dtype.name,
-        },
+        "made_with": measuring.made_with(dtype),
     }
-    request = {
-        "device": "cuda" if jax.default_backend() == "gpu" else "cpu",
-        "dtype": dtype.name,
-        "shapes": shapes,
-        "num_rounds": grouped_matmul.NUM_ROUNDS,
-        "seconds_a_round": grouped_matmul.SECONDS_A_ROUND,
-    }
-    grouped_matmul.write(arguments.out, found | {"peer": None})
+    request = measuring.request(dtype, shapes=shapes)
+    measuring.write(arguments.out, found | {"peer": None})
     found["peer"] = peer.run(PEER, request, python=arguments.peer_python, package="torch")
     report(rich_console.Console(width=130), found)
-    grouped_matmul.write(arguments.out, found)
+    measuring.write(arguments.out, found)
 
 
 def parse_shapes(text: str) -> list[Shape]:
@@ -171,17 +159,17 @@ def measure(
 
     backward = jax.jit(lambda pull, d_out: pull(d_out))
     results = (inputs.query.shape, inputs.key.shape, inputs.value.shape)
-    grouped_matmul.poison(results, dtype)
+    measuring.poison(results, dtype)
     out = forward(*arguments)
     pull = saving(*arguments)
-    grouped_matmul.poison(results, dtype)
+    measuring.poison(results, dtype)
     gradients = backward(pull, d_out)
     return {
         "shape": shape,
         "name": name,
         "num_pairs": num_pairs(inputs.document_ids),
-        "forward_seconds": grouped_matmul.seconds(lambda: forward(*arguments)),
-        "backward_seconds": grouped_matmul.seconds(lambda: backward(pull, d_out)),
+        "forward_seconds": measuring.seconds(lambda: forward(*arguments)),
+        "backward_seconds": measuring.seconds(lambda: backward(pull, d_out)),
         "errors": errors(inputs, out, *gradients),
         "all_finite": all(bool(jnp.all(jnp.isfinite(x))) for x in (out, *gradients)),
     }

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from rich import console as rich_console
 
-from benchmarks import attention, grouped_matmul
+from benchmarks import attention, measuring
 from deepseek_jax.ops.flash import triton
 from deepseek_jax.ops.flash.triton import Tile
 from experiments import numbers
@@ -78,7 +78,7 @@ def measure(
             jax.jit(functools.partial(function, tile=tile, interpret=interpret)), *operands
         )
         try:
-            found.append((tile, grouped_matmul.seconds(run)))
+            found.append((tile, measuring.seconds(run)))
         except RuntimeError as error:
             found.append((tile, str(error).splitlines()[0][:60]))
     return sorted(found, key=lambda each: each[1] if isinstance(each[1], float) else float("inf"))

@@ -17,13 +17,8 @@ of other groups, so that neither starting it nor what a cache holds is measured.
 """
 
 import argparse
-import json
 import pathlib
-import platform
-import statistics
 import sys
-import time
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -31,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from rich import console as rich_console
 
-from benchmarks import peer
+from benchmarks import measuring, peer
 from deepseek_jax.ops.grouped import matmul
 from experiments import numbers
 
@@ -48,7 +43,6 @@ SHAPES = ",".join(
 # Up to so many rows a call is bound by the bytes of the matrices.
 FEW_ROWS = 4096
 NUM_CALLS = 16  # in one program, of few rows
-NUM_ROUNDS, SECONDS_A_ROUND = 5, 0.05
 
 
 class Shape(NamedTuple):
@@ -79,37 +73,19 @@ def main() -> None:
     ]
     dtype = jnp.dtype(arguments.dtype)
     found = {
-        "copy_bytes_per_second": copy_bandwidth(),
+        "copy_bytes_per_second": measuring.copy_bandwidth(),
         "ours": [
             measure(problem, backend, dtype)
             for problem in problems
             for backend in backends_for(arguments.backends, problem["shape"], dtype)
         ],
-        "made_with": {
-            "device": jax.devices()[0].device_kind,
-            "jax": jax.__version__,
-            "python": platform.python_version(),
-            "dtype": dtype.name,
-        },
+        "made_with": measuring.made_with(dtype),
     }
-    request = {
-        "device": "cuda" if jax.default_backend() == "gpu" else "cpu",
-        "dtype": dtype.name,
-        "problems": problems,
-        "num_rounds": NUM_ROUNDS,
-        "seconds_a_round": SECONDS_A_ROUND,
-    }
-    write(arguments.out, found | {"peer": None})
+    request = measuring.request(dtype, problems=problems)
+    measuring.write(arguments.out, found | {"peer": None})
     found["peer"] = peer.run(PEER, request, python=arguments.peer_python, package="torch")
     report(rich_console.Console(width=150), found)
-    write(arguments.out, found)
-
-
-def write(path: pathlib.Path | None, found: dict[str, Any]) -> None:
-    """Writes the figures as JSON, if a file is named."""
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(found, indent=1) + "\n")
+    measuring.write(arguments.out, found)
 
 
 def draw_calls(shape: Shape, kind: str) -> list[list[int]]:
@@ -170,20 +146,20 @@ def measure(problem: dict[str, Any], backend: Any, dtype: Any) -> dict[str, Any]
         return jax.lax.scan(one, None, calls)[1]
 
     results = ((shape.num_rows, shape.num_out), rows.shape, weights.shape)
-    poison(results, dtype)
+    measuring.poison(results, dtype)
     out = forward(rows, weights, sizes)
-    poison(results, dtype)
+    measuring.poison(results, dtype)
     d_rows, d_weights = backward(rows, weights, sizes, d_out)
     calls = jnp.asarray(problem["calls"], jnp.int32)
     if len(calls) == 1:
         took = [
-            seconds(lambda: forward(rows, weights, sizes)),
-            seconds(lambda: backward(rows, weights, sizes, d_out)),
+            measuring.seconds(lambda: forward(rows, weights, sizes)),
+            measuring.seconds(lambda: backward(rows, weights, sizes, d_out)),
         ]
     else:
         took = [
-            seconds(lambda: forward_calls(rows, weights, calls)) / len(calls),
-            seconds(lambda: backward_calls(rows, weights, calls, d_out)) / len(calls),
+            measuring.seconds(lambda: forward_calls(rows, weights, calls)) / len(calls),
+            measuring.seconds(lambda: backward_calls(rows, weights, calls, d_out)) / len(calls),
         ]
     return {
         "problem": problem,
@@ -193,27 +169,6 @@ def measure(problem: dict[str, Any], backend: Any, dtype: Any) -> dict[str, Any]
         "errors": errors(group_sizes, rows, weights, d_out, out, d_rows, d_weights),
         "all_finite": all(bool(jnp.all(jnp.isfinite(x))) for x in (out, d_rows, d_weights)),
     }
-
-
-def poison(shapes: tuple[tuple[int, ...], ...], dtype: Any) -> None:
-    """Fills memory for two of each result with NaN and gives it back, for the next to lie in."""
-    jax.block_until_ready([jnp.full(shape, jnp.nan, dtype) for shape in shapes * 2])
-
-
-def seconds(call: Callable[[], Any]) -> float:
-    """Median seconds of a call, over rounds with one wait at the end."""
-    jax.block_until_ready(call())
-    start = time.perf_counter()
-    jax.block_until_ready(call())
-    num = max(1, round(SECONDS_A_ROUND / (time.perf_counter() - start)))
-    rounds = []
-    for _ in range(NUM_ROUNDS):
-        start = time.perf_counter()
-        for _ in range(num):
-            last = call()
-        jax.block_until_ready(last)
-        rounds.append((time.perf_counter() - start) / num)
-    return statistics.median(rounds)
 
 
 def errors(
@@ -237,14 +192,6 @@ def errors(
             error = np.linalg.norm(np.asarray(one, np.float64) - other) / np.linalg.norm(other)
             worst[name] = max(worst[name], float(error))
     return worst
-
-
-def copy_bandwidth() -> float:
-    """Bytes read and written in a second by a large copy."""
-    size = 2**29 if jax.default_backend() == "gpu" else 2**24
-    array = jnp.zeros(size, jnp.float32)
-    copied = jax.jit(lambda x: x + 1.0)
-    return 2 * array.nbytes / seconds(lambda: copied(array))
 
 
 def report(console: rich_console.Console, found: dict[str, Any]) -> None:

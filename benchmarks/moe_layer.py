@@ -18,7 +18,6 @@ each a program of its own, and what they move or compute in a second.
 import argparse
 import functools
 import pathlib
-import platform
 import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -28,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from rich import console as rich_console
 
-from benchmarks import grouped_matmul, moe_layer_problem, peer
+from benchmarks import measuring, moe_layer_problem, peer
 from benchmarks.moe_layer_problem import Layer, Shape
 from deepseek_jax.ops import dispatch, moe
 from deepseek_jax.ops.experts import ExpertWeights
@@ -82,25 +81,14 @@ def main() -> None:
             for recompute in (False, True)
         ],
         "parts": [measure_parts(problem, arguments.backend, dtype) for problem in problems],
-        "copy_bytes_per_second": grouped_matmul.copy_bandwidth(),
-        "made_with": {
-            "device": jax.devices()[0].device_kind,
-            "jax": jax.__version__,
-            "python": platform.python_version(),
-            "dtype": dtype.name,
-        },
+        "copy_bytes_per_second": measuring.copy_bandwidth(),
+        "made_with": measuring.made_with(dtype),
     }
-    request = {
-        "device": "cuda" if jax.default_backend() == "gpu" else "cpu",
-        "dtype": dtype.name,
-        "problems": problems,
-        "num_rounds": grouped_matmul.NUM_ROUNDS,
-        "seconds_a_round": grouped_matmul.SECONDS_A_ROUND,
-    }
-    grouped_matmul.write(arguments.out, found | {"peer": None})
+    request = measuring.request(dtype, problems=problems)
+    measuring.write(arguments.out, found | {"peer": None})
     found["peer"] = peer.run(PEER, request, python=arguments.peer_python, package="transformers")
     report(rich_console.Console(width=150), found)
-    grouped_matmul.write(arguments.out, found)
+    measuring.write(arguments.out, found)
 
 
 def draw(problem: dict[str, Any], dtype: Any) -> Arguments:
@@ -162,8 +150,8 @@ def measure(problem: dict[str, Any], asked: str, dtype: Any, *, recompute: bool)
         "all_finite": is_finite,
         "num_bytes": most_bytes(compiled),
         "num_kept_bytes": kept_bytes(answer, *entered),
-        "forward_seconds": grouped_matmul.seconds(lambda: forward(*entered)),
-        "both_seconds": grouped_matmul.seconds(lambda: compiled(*made)),
+        "forward_seconds": measuring.seconds(lambda: forward(*entered)),
+        "both_seconds": measuring.seconds(lambda: compiled(*made)),
     }
 
 
@@ -215,7 +203,7 @@ def measure_parts(problem: dict[str, Any], asked: str, dtype: Any) -> dict[str, 
             {
                 "name": part.name,
                 "times": part.times,
-                "seconds": grouped_matmul.seconds(part.call),
+                "seconds": measuring.seconds(part.call),
                 "num_bytes": part.num_bytes,
                 "flops": part.flops,
             }

@@ -7,16 +7,12 @@ deepseek_jax. It reads a JSON request from its first argument (shapes, dtype, de
 what it measured to its second.
 """
 
-import json
-import pathlib
-import statistics
-import sys
-import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.nn import attention, functional
+
+from benchmarks import torch_measuring
 
 BACKENDS = {
     "cuda": ("FLASH_ATTENTION", "CUDNN_ATTENTION"),
@@ -26,19 +22,20 @@ BACKENDS = {
 
 def main() -> None:
     """Answers one request."""
-    request_path, result_path = map(pathlib.Path, sys.argv[1:])
-    request = json.loads(request_path.read_text())
-    torch.manual_seed(0)
-    measured, refused = [], []
+    torch_measuring.answer(measured)
+
+
+def measured(request: dict[str, Any]) -> dict[str, Any]:
+    """Every shape by every backend, and which were refused."""
+    found, refused = [], []
     for shape in request["shapes"]:
         for backend in BACKENDS[request["device"]]:
             with attention.sdpa_kernel(getattr(attention.SDPBackend, backend)):
                 try:
-                    measured.append(measure(shape, backend, request))
+                    found.append(measure(shape, backend, request))
                 except RuntimeError as error:
                     refused.append(f"torch {backend} on {shape}: {str(error).splitlines()[0]}")
-    found = {"measured": measured, "refused": refused, "torch": torch.__version__}
-    result_path.write_text(json.dumps(found))
+    return {"measured": found, "refused": refused}
 
 
 def measure(shape: list[int], backend: str, request: dict[str, Any]) -> dict[str, Any]:
@@ -72,8 +69,8 @@ def measure(shape: list[int], backend: str, request: dict[str, Any]) -> dict[str
         "shape": shape,
         "name": f"torch {backend}",
         "num_pairs": num_rows * length * (length + 1) // 2,
-        "forward_seconds": seconds(forward, request),
-        "backward_seconds": seconds(backward, request),
+        "forward_seconds": torch_measuring.seconds(forward, request),
+        "backward_seconds": torch_measuring.seconds(backward, request),
         "errors": errors(query, key, value, d_out, out, *backward()),
     }
 
@@ -99,29 +96,6 @@ def errors(query: Any, key: Any, value: Any, d_out: Any, *found: Any) -> dict[st
         mine = one[0, : other.shape[0]].detach().double()
         worst[name] = float(torch.linalg.norm(mine - other) / torch.linalg.norm(other))
     return worst
-
-
-def seconds(call: Callable[[], Any], request: dict[str, Any]) -> float:
-    """Median seconds of a call, over rounds with one wait at the end."""
-
-    def wait() -> None:
-        if request["device"] == "cuda":
-            torch.cuda.synchronize()
-
-    call()
-    wait()
-    start = time.perf_counter()
-    call()
-    wait()
-    num = max(1, round(request["seconds_a_round"] / (time.perf_counter() - start)))
-    rounds = []
-    for _ in range(request["num_rounds"]):
-        start = time.perf_counter()
-        for _ in range(num):
-            call()
-        wait()
-        rounds.append((time.perf_counter() - start) / num)
-    return statistics.median(rounds)
 
 
 if __name__ == "__main__":

@@ -7,24 +7,19 @@ deepseek_jax. It reads a JSON request from its first argument (problems, dtype, 
 what it measured to its second. At few rows the forward pass is many calls in one CUDA graph.
 """
 
-import json
-import pathlib
-import statistics
-import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from benchmarks import torch_measuring
+
 
 def main() -> None:
     """Answers one request."""
-    request_path, result_path = map(pathlib.Path, sys.argv[1:])
-    request = json.loads(request_path.read_text())
-    torch.manual_seed(0)
-    measured = [measure(problem, request) for problem in request["problems"]]
-    result_path.write_text(json.dumps({"measured": measured, "torch": torch.__version__}))
+    torch_measuring.answer(
+        lambda request: {"measured": [measure(problem, request) for problem in request["problems"]]}
+    )
 
 
 def measure(problem: dict[str, Any], request: dict[str, Any]) -> dict[str, Any]:
@@ -59,7 +54,7 @@ def measure_layout(
 
     d_rows, d_weights = backward()
     took = [
-        seconds(call, request) / num_calls
+        torch_measuring.seconds(call, request) / num_calls
         for call, num_calls in (
             (forward, 1) if len(problem["calls"]) == 1 else graph_of_calls(rows, weights, problem),
             (backward, 1),
@@ -95,29 +90,6 @@ def graph_of_calls(
     with torch.cuda.graph(graph):
         kept = calls()
     return lambda: (graph.replay(), kept), len(ends)
-
-
-def seconds(call: Callable[[], Any], request: dict[str, Any]) -> float:
-    """Median seconds of a call, over rounds with one wait at the end."""
-
-    def wait() -> None:
-        if request["device"] == "cuda":
-            torch.cuda.synchronize()
-
-    call()
-    wait()
-    start = time.perf_counter()
-    call()
-    wait()
-    num = max(1, round(request["seconds_a_round"] / (time.perf_counter() - start)))
-    rounds = []
-    for _ in range(request["num_rounds"]):
-        start = time.perf_counter()
-        for _ in range(num):
-            call()
-        wait()
-        rounds.append((time.perf_counter() - start) / num)
-    return statistics.median(rounds)
 
 
 def errors(

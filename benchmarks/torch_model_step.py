@@ -9,14 +9,13 @@ bfloat16. The loss is the library's, without its balancing loss, which would mak
 """
 
 import gc
-import json
-import pathlib
-import sys
 import time
 from typing import Any
 
 import torch
 import transformers
+
+from benchmarks import torch_measuring
 
 # How the experts are computed, and whether torch.compile compiles the model.
 WAYS = {
@@ -28,23 +27,24 @@ WAYS = {
 
 def main() -> None:
     """Answers one request."""
-    request_path, result_path = map(pathlib.Path, sys.argv[1:])
-    request = json.loads(request_path.read_text())
+    torch_measuring.answer(measured)
+
+
+def measured(request: dict[str, Any]) -> dict[str, Any]:
+    """The ways one after the other, each with the memory to itself."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    measured = []
+    found = []
     for way in request["ways"]:
-        measured.append(measure(request, way, device))
+        found.append(measure(request, way, device))
         gc.collect()
         torch.compiler.reset()
         if device == "cuda":
             torch.cuda.empty_cache()
-    result = {
-        "measured": measured,
-        "torch": torch.__version__,
+    return {
+        "measured": found,
         "transformers": transformers.__version__,
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
     }
-    result_path.write_text(json.dumps(result))
 
 
 def measure(request: dict[str, Any], way: str, device: str) -> dict[str, Any]:

@@ -8,9 +8,6 @@ nor deepseek_jax. It reads a JSON request from its first argument and writes wha
 its second.
 """
 
-import json
-import pathlib
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -19,22 +16,22 @@ import torch
 import transformers
 from transformers.models.qwen3_moe import modeling_qwen3_moe
 
-from benchmarks import moe_layer_problem, torch_grouped_mm
+from benchmarks import moe_layer_problem, torch_measuring
 from benchmarks.moe_layer_problem import Layer, Shape
 
 
 def main() -> None:
     """Answers one request."""
-    request_path, result_path = map(pathlib.Path, sys.argv[1:])
-    request = json.loads(request_path.read_text())
-    torch.manual_seed(0)
-    measured = [
-        measure(problem, request, is_compiled=is_compiled)
-        for problem in request["problems"]
-        for is_compiled in (False, True)
-    ]
-    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
-    result_path.write_text(json.dumps({"measured": measured, **versions}))
+    torch_measuring.answer(
+        lambda request: {
+            "measured": [
+                measure(problem, request, is_compiled=is_compiled)
+                for problem in request["problems"]
+                for is_compiled in (False, True)
+            ],
+            "transformers": transformers.__version__,
+        }
+    )
 
 
 def make_experts(shape: Shape, request: dict[str, Any]) -> Any:
@@ -93,8 +90,8 @@ def measure(
         measured
         | held
         | {
-            "forward_seconds": torch_grouped_mm.seconds(forward, request),
-            "both_seconds": torch_grouped_mm.seconds(both, request),
+            "forward_seconds": torch_measuring.seconds(forward, request),
+            "both_seconds": torch_measuring.seconds(both, request),
         }
     )
 

@@ -59,7 +59,8 @@ class ModelSpec:
       remat: what the backward pass recomputes: "none"; "experts", the products with gate and up of
         dropless experts that have a kernel; or "block", all activations of a block.
       scan_unroll: layers written out in each step of the loop over layers, at most all: more are
-        faster on a GPU, which then copies less, and take longer to compile. Changes no result.
+        faster on a GPU, which then copies less, and take longer to compile. Rounding aside, changes
+        no result.
       compute_dtype: dtype of activations and matmuls; parameters stay float32.
     """
 
