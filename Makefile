@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PYTEST := tools/pytest.sh $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo recipe check test test-slow notebooks clean
+.PHONY: help env demo recipe lint check test test-slow notebooks clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -20,17 +20,19 @@ demo: env  ## R1 on real text, then the R1-Zero recipe with one seed; reports un
 recipe: env  ## R1-Zero with three seeds and every arm; reports and table under runs/zero
 	@$(BIN)/python -m experiments.recipe --root=runs/zero --seeds=0,1,2 --arms=all
 
-check: env  ## lint, types, fast tests: what every commit passes
+lint: env  ## lint and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	HYPOTHESIS_PROFILE=quick $(PYTEST) -n 2 -m 'not deep and not slow'
+
+check: lint  ## lint, types, fast tests: what every commit passes
+	HYPOTHESIS_PROFILE=quick $(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder -m 'not deep and not slow'
 
 test: env  ## all tests but the slow ones
-	$(PYTEST) -n 2 -m 'not slow'
+	$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow'
 
 test-slow: env  ## kills, mutants, and the fast tests on Python 3.11 and 3.12, jax 0.10 to 0.12
-	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
 	    || tools/test_on_python.sh 3.11 0.10.2
 	tools/test_on_python.sh 3.12 0.11.2

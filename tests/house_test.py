@@ -1,6 +1,7 @@
 """Rules of the house that hold on sources and documents, not on numbers."""
 
 import ast
+import functools
 import importlib.util
 import pathlib
 import re
@@ -85,11 +86,12 @@ def is_settings(node: ast.expr) -> bool:
     return bool(SETTINGS.search(last_name(node))) or last_name(node) in NODES
 
 
-def settings_read(source: str) -> set[str]:
-    """Every X that a source reads as spec.X, some_spec.X or NODE.X."""
+@functools.cache
+def settings_read(path: pathlib.Path) -> set[str]:
+    """Every X that a file reads as spec.X, some_spec.X or NODE.X."""
     return {
         node.attr
-        for node in ast.walk(ast.parse(source))
+        for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Attribute) and is_settings(node.value)
     }
 
@@ -129,7 +131,7 @@ FIELDS = [
 def test_every_setting_is_read(spec: str, name: str) -> None:
     readers = [path for path in [*LIBRARY, *EXPERIMENTS] if path not in SPEC_FILES]
     assert any(
-        name in settings_read(path.read_text())
+        name in settings_read(path)
         for path in readers
         if not path.is_relative_to(CONFIGS)  # to state a setting is not to read it
     ), f"nothing reads {spec}.{name}"

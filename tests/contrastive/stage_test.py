@@ -1,6 +1,7 @@
 """Runs of contrastive pretraining: they learn, resume, and lie on a mesh as on one device."""
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -142,14 +143,19 @@ def _advanced(spec, data):
     return told
 
 
-@pytest.mark.parametrize("shape", [(8, 1, 1), (2, 4, 1)])
-def test_negatives_are_those_of_all_devices(folder, shape):
-    """On eight devices the loss is that of one: no device has negatives of its own only."""
+@pytest.fixture(scope="module")
+def on_one_device(folder):
     spec = tiny.spec(folder)
     data = spans.load(spec.data, tokenizer_path=None)
+    return spec, data, _advanced(spec, data)
+
+
+@pytest.mark.parametrize("shape", [(8, 1, 1), (2, 4, 1)])
+def test_negatives_are_those_of_all_devices(on_one_device, shape):
+    """On eight devices the loss is that of one: no device has negatives of its own only."""
+    spec, data, alone = on_one_device
     names = dict(zip(("data", "expert", "model"), shape, strict=True))
     mesh = MeshSpec(**names, exchange="exact", rows_factor=0.0)
-    alone = _advanced(spec, data)
     there = _advanced(dataclasses.replace(spec, mesh=mesh), data)
     for first, second in zip(alone, there, strict=True):
         assert first.keys() == second.keys()
@@ -161,7 +167,8 @@ def _step_of(spec):
     """The training step on one device, and a state of a large temperature to step from."""
     model = SpanDecoder(spec.model, contrastive=spec.contrastive)
     transform = optimizer.make_optimizer(spec.optimizer, num_steps=9)
-    now = state.initial_state(model, transform, jax.random.key(0), sequence_length=tiny.LENGTH)
+    initial = functools.partial(state.initial_state, model, transform, sequence_length=tiny.LENGTH)
+    now = jax.jit(initial)(jax.random.key(0))
     return step.make_step(spec, transform, None, shardings=None), now
 
 
@@ -207,9 +214,10 @@ def test_one_pass_gives_all_kinds(folder):
     model = SpanDecoder(spec.model, contrastive=spec.contrastive)
     data = spans.load(spec.data, tokenizer_path=None)
     pairs = heldout.pairs(data.heldout, num=5, span_length=tiny.LENGTH)
-    fresh = state.initial_state(
-        model, optimizer.without_moments(), jax.random.key(0), sequence_length=tiny.LENGTH
+    initial = functools.partial(
+        state.initial_state, model, optimizer.without_moments(), sequence_length=tiny.LENGTH
     )
+    fresh = jax.jit(initial)(jax.random.key(0))
     variables = {"params": fresh.params, "balance": fresh.balance}
     kinds = heldout.kinds_of(spec.contrastive)
     layout = layout_lib.make(mesh_spec.ONE_DEVICE, jax.devices())

@@ -1,11 +1,19 @@
 """A likely bug: where it goes, what it replaces, and which tests must notice."""
 
 import dataclasses
+import multiprocessing
 import os
 import pathlib
-import subprocess
 import sys
 import time
+
+import jax
+import pytest
+
+# Processes are forked from one that has imported what takes long, and nothing of ours.
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["chex", "flax.linen", "hypothesis", "optax", "pytest"])
+_OUTPUT = "output.txt"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,33 +62,46 @@ class Verdict:
 
 
 def run_tests(root: pathlib.Path, tests: tuple[str, ...], *, compiled: pathlib.Path) -> Verdict:
-    """Runs tests in a tree until the first failure.
+    """Runs tests in a tree until the first failure, in a process that has imported jax.
 
     Args:
-      root: of the tree.
+      root: of the tree; written to.
       tests: pytest node ids.
       compiled: folder of compiled programs, found by what they compute: those that a bug does not
         change need no compiling.
     """
-    environment = os.environ | {
-        "JAX_COMPILATION_CACHE_DIR": str(compiled),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    }
-    command = [sys.executable, "-B", "-m", "pytest", "-x", "-rf", "--tb=line"]
     start = time.perf_counter()
-    done = subprocess.run(
-        [*command, "-p", "no:cacheprovider", *tests],
-        cwd=root,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    failures = [line for line in done.stdout.splitlines() if line.startswith("FAILED ")]
+    process = _CONTEXT.Process(target=_pytest, args=(root, tests, compiled))
+    process.start()
+    process.join()
+    output = (root / _OUTPUT).read_text()
+    failures = [line for line in output.splitlines() if line.startswith("FAILED ")]
+    assert process.exitcode is not None
     return Verdict(
-        status=done.returncode,
+        status=process.exitcode,
         failure=failures[0].split()[1].split("::", 1)[1] if failures else "",
-        output=done.stdout + done.stderr,
+        output=output,
         seconds=time.perf_counter() - start,
     )
+
+
+def _pytest(root: pathlib.Path, tests: tuple[str, ...], compiled: pathlib.Path) -> None:
+    """Runs pytest in the tree as if it were the working tree, and ends the process."""
+    with (root / _OUTPUT).open("w") as output:
+        for stream in (1, 2):
+            os.dup2(output.fileno(), stream)
+    os.chdir(root)
+    sys.dont_write_bytecode = True
+    for name in [name for name in sys.modules if name.split(".")[0] == "tests"]:
+        del sys.modules[name]  # what is imported from now on is the tree's
+    sys.path.insert(0, str(root))
+    settings = {
+        "jax_compilation_cache_dir": str(compiled),
+        "jax_persistent_cache_min_compile_time_secs": 0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    for name, value in settings.items():
+        jax.config.update(name, value)
+        os.environ[name.upper()] = str(value)  # of the processes that tests start
+    arguments = ["-x", "-rf", "--tb=line", "--assert=plain", "-p", "no:cacheprovider", *tests]
+    sys.exit(int(pytest.main(arguments)))

@@ -7,7 +7,7 @@ import numpy as np
 
 from deepseek_jax.core.steering_spec import TaskVectorSpec
 from deepseek_jax.nn.description import DescriptionEncoder
-from tests import tolerances
+from tests import tiny, tolerances
 
 SAID = np.array([[5, 6, 7], [7, 6, 5], [9, 9, 9]], np.int32)
 
@@ -33,9 +33,9 @@ def padded(length):
 def test_padding_changes_nothing():
     params = jax.jit(encoder(8).init)(jax.random.key(0), padded(8))
     params = nn.unbox(params)["params"]
-    long = encoder(8).apply({"params": params}, padded(8))
+    long = tiny.applied(encoder(8), {"params": params}, padded(8))
     cut = params | {"positions": params["positions"][:3]}
-    short = encoder(3).apply({"params": cut}, padded(3))
+    short = tiny.applied(encoder(3), {"params": cut}, padded(3))
     np.testing.assert_allclose(long, short, **tolerances.LAYER_F32)
 
 
@@ -43,5 +43,7 @@ def test_equal_tokens_have_their_own_place():
     """Without positions a sentence of one token all over would read the same in the middle."""
     params = nn.unbox(jax.jit(encoder(3).init)(jax.random.key(0), padded(3)))["params"]
     moved = params | {"positions": params["positions"][::-1]}
-    one, other = (encoder(3).apply({"params": each}, padded(3))[2] for each in (params, moved))
+    one, other = (
+        tiny.applied(encoder(3), {"params": each}, padded(3))[2] for each in (params, moved)
+    )
     assert np.abs(one - other).max() > 0.01

@@ -73,11 +73,11 @@ def test_a_document_that_starts_on_a_border_equals_itself_unpacked(built):
     start, end = 8, 17
     ids = jnp.array([[1] * 8 + [2] * 9 + [0] * 3], jnp.int32)
     positions = jnp.array([[*range(8), *range(9), 0, 0, 0]], jnp.int32)
-    packed = model.apply(variables, tokens, document_ids=ids, positions=positions).logits
+    packed = tiny.applied(model, variables, tokens, document_ids=ids, positions=positions).logits
     alone, context = jnp.pad(tokens[:, start:end], ((0, 0), (0, 3))), tiny.rows(length=12)[1]
     context = jax.tree.map(lambda x: x[:1], context)
     context["document_ids"] = jnp.where(context["positions"] < end - start, 1, 0)
-    unpacked = model.apply(variables, alone, **context).logits
+    unpacked = tiny.applied(model, variables, alone, **context).logits
     np.testing.assert_allclose(
         packed[:, start:end], unpacked[:, : end - start], **tolerances.MODEL_F32
     )
@@ -165,13 +165,14 @@ def test_capacity_with_room_equals_dropless():
     # Room for every token in every expert: 8 experts / 2 choices = 4 times the expected load.
     roomy = dataclasses.replace(tiny.SPARSE, dispatch="capacity", capacity_factor=4.0)
     tokens, context = tiny.rows()
-    dropless = model.apply(variables, tokens, **context)
-    capacity = model_lib.Decoder(roomy).apply(variables, tokens, **context)
+    dropless = tiny.applied(model, variables, tokens, **context)
+    capacity = tiny.applied(model_lib.Decoder(roomy), variables, tokens, **context)
     np.testing.assert_allclose(capacity.logits, dropless.logits, **tolerances.MODEL_F32)
     np.testing.assert_array_equal(capacity.stats.dropped, 0.0)
     np.testing.assert_array_equal(capacity.stats.load, dropless.stats.load)
     tight = dataclasses.replace(roomy, capacity_factor=1.0)
-    assert model_lib.Decoder(tight).apply(variables, tokens, **context).stats.dropped.sum() > 0
+    few = tiny.applied(model_lib.Decoder(tight), variables, tokens, **context)
+    assert few.stats.dropped.sum() > 0
 
 
 @pytest.mark.deep
@@ -182,9 +183,9 @@ def test_kernels_for_experts_change_no_answer(monkeypatch):
     loop = dataclasses.replace(tiny.SPARSE, model_dim=32)
     model, variables = tiny.make(loop)
     tokens, context = tiny.rows()
-    want = model.apply(variables, tokens, **context)
+    want = tiny.applied(model, variables, tokens, **context)
     spec = dataclasses.replace(loop, expert_kernel="triton")
-    found = model_lib.Decoder(spec).apply(variables, tokens, **context)
+    found = tiny.applied(model_lib.Decoder(spec), variables, tokens, **context)
     np.testing.assert_allclose(found.logits, want.logits, **tolerances.MODEL_F32)
 
 
@@ -223,10 +224,10 @@ def test_bfloat16_computes_routing_norms_and_logits_in_float32():
     spec = dataclasses.replace(tiny.SPARSE, compute_dtype="bfloat16")
     model, variables = tiny.make(spec)
     tokens, context = tiny.rows()
-    out = model.apply(variables, tokens, **context)
+    out = tiny.applied(model, variables, tokens, **context)
     assert {x.dtype for x in jax.tree.leaves(variables["params"])} == {jnp.dtype("float32")}
     assert out.logits.dtype == out.aux_loss.dtype == jnp.float32
-    exact = model_lib.Decoder(tiny.SPARSE).apply(variables, tokens, **context).logits
+    exact = tiny.applied(model_lib.Decoder(tiny.SPARSE), variables, tokens, **context).logits
     # Near-ties may route differently in bf16, so whole rows are compared by their median error.
     error = np.median(np.abs(np.asarray(out.logits - exact)))
     assert error < tolerances.BF16["rtol"] * np.asarray(exact).std()
@@ -237,7 +238,7 @@ def test_load_statistics_count_real_tokens_only():
     model, variables = tiny.make(tiny.SPARSE)
     tokens, context = tiny.rows()
     context["document_ids"] = context["document_ids"].at[:, 15:].set(0)
-    stats = model.apply(variables, tokens, **context).stats
+    stats = tiny.applied(model, variables, tokens, **context).stats
     np.testing.assert_array_equal(stats.load.sum(axis=-1), 2 * 15 * tiny.SPARSE.top_k)
     np.testing.assert_array_equal(stats.num_tokens, 2 * 15)
 
@@ -247,10 +248,11 @@ def test_a_step_sows_what_the_full_pass_does():
     for spec in (tiny.SPARSE, tiny.DENSE):
         model, variables = tiny.make(spec)
         tokens, context = tiny.rows(length=8)
-        sow = functools.partial(model.apply, variables, mutable=["intermediates"])
+        sow = functools.partial(tiny.applied, model, variables, mutable=["intermediates"])
         _, whole = sow(tokens, **context)
         cache = model_lib.empty_cache(spec, batch_size=2, max_length=8)
-        _, cache = model.apply(variables, tokens[:, :4], jnp.array([3, 3]), cache, method="prefill")
+        lengths = jnp.array([3, 3], jnp.int32)
+        _, cache = tiny.applied(model, variables, tokens[:, :4], lengths, cache, method="prefill")
         _, stepped = sow(tokens[:, 3], cache, method="step")
         assert jax.tree.structure(stepped) == jax.tree.structure(whole)
         for one, all_of_them in zip(jax.tree.leaves(stepped), jax.tree.leaves(whole), strict=True):
@@ -264,11 +266,11 @@ def test_bfloat16_steps_are_near_the_full_pass():
     spec = dataclasses.replace(tiny.VARIANTS["dense"], compute_dtype="bfloat16")
     model, variables = tiny.make(spec)
     tokens, context = tiny.rows(length=20)
-    full = model.apply(variables, tokens, **context).logits
+    full = tiny.applied(model, variables, tokens, **context).logits
     step = jax.jit(lambda t, c: model.apply(variables, t, c, method="step"))
     cache = model_lib.empty_cache(spec, batch_size=2, max_length=20)
     lengths = jnp.array([3, 3], jnp.int32)
-    _, cache = model.apply(variables, tokens[:, :4], lengths, cache, method="prefill")
+    _, cache = tiny.applied(model, variables, tokens[:, :4], lengths, cache, method="prefill")
     errors = []
     for at in range(3, 20):
         logits, cache = step(tokens[:, at], cache)
@@ -280,7 +282,7 @@ def test_bfloat16_steps_are_near_the_full_pass():
 def test_expert_ids_are_sown_by_layer():
     model, variables = tiny.make(tiny.SPARSE)
     tokens, context = tiny.rows()
-    _, sown = model.apply(variables, tokens, mutable=["intermediates"], **context)
+    _, sown = tiny.applied(model, variables, tokens, mutable=["intermediates"], **context)
     (expert_ids,) = sown["intermediates"]["layers"]["feed_forward"]["router"]["expert_ids"]
     assert expert_ids.shape == (2, 40, tiny.SPARSE.top_k)
     assert set(np.unique(expert_ids)) == set(range(8))

@@ -75,8 +75,9 @@ def test_a_new_task_vector_changes_nothing():
     tokens, context = tiny.rows()
     plain = {name: leaf for name, leaf in variables["params"].items() if name != "description"}
     plain["layers"] = {name: leaf for name, leaf in plain["layers"].items() if name != "task"}
-    want = model_lib.Decoder(tiny.SPARSE).apply({"params": plain}, tokens, **context).logits
-    got = model.apply(variables, tokens, **context, description=SAID).logits
+    unsteered = model_lib.Decoder(tiny.SPARSE)
+    want = tiny.applied(unsteered, {"params": plain}, tokens, **context).logits
+    got = tiny.applied(model, variables, tokens, **context, description=SAID).logits
     np.testing.assert_array_equal(got, want)
 
 
@@ -111,15 +112,16 @@ def test_the_gradient_reaches_the_encoder_through_each_part_alone(task_spec):
 def test_a_description_is_for_consecutive_rows():
     model, variables = make(TASK, noise=0.3)
     tokens, context = tiny.rows(batch_size=4)
-    got = model.apply(variables, tokens, **context, description=SAID).logits
-    each = model.apply(variables, tokens, **context, description=SAID[jnp.array([0, 0, 1, 1])])
+    got = tiny.applied(model, variables, tokens, **context, description=SAID).logits
+    by_row = SAID[jnp.array([0, 0, 1, 1])]
+    each = tiny.applied(model, variables, tokens, **context, description=by_row)
     np.testing.assert_allclose(got, each.logits, **tolerances.LAYER_F32)
 
 
 def test_order_and_absence_are_told_apart():
     model, variables = make(TASK)
     said = jnp.concatenate([SAID, jnp.zeros_like(SAID[:1])])
-    first, second, missing = model.apply(variables, said, method="encode")
+    first, second, missing = tiny.applied(model, variables, said, method="encode")
     for one, other in ((first, second), (first, missing), (second, missing)):
         assert np.abs(one - other).max() > 0.1
     np.testing.assert_allclose(np.mean(np.square(first)), 1.0, rtol=1e-4)
@@ -130,11 +132,12 @@ def test_order_and_absence_are_told_apart():
 def test_cached_decoding_equals_the_full_pass(task_spec):
     model, variables = make(task_spec, noise=0.3)
     tokens, context = tiny.rows(length=12)
-    full = model.apply(variables, tokens, **context, description=SAID).logits
+    full = tiny.applied(model, variables, tokens, **context, description=SAID).logits
     cache = model_lib.empty_cache(tiny.SPARSE, batch_size=2, max_length=12)
-    cache = cache._replace(task_vector=model.apply(variables, SAID, method="encode"))
+    cache = cache._replace(task_vector=tiny.applied(model, variables, SAID, method="encode"))
     lengths = jnp.array([3, 3], jnp.int32)
-    logits, cache = model.apply(variables, tokens[:, :4], lengths, cache, method="prefill")
+    prompts = tokens[:, :4]
+    logits, cache = tiny.applied(model, variables, prompts, lengths, cache, method="prefill")
     np.testing.assert_allclose(logits, full[:, 2], **tolerances.LAYER_F32)
     step = jax.jit(lambda t, c: model.apply(variables, t, c, method="step"))
     for at in range(3, 12):

@@ -69,6 +69,7 @@ def test_what_an_iteration_changes():
     assert float(jnp.abs(jax.tree.leaves(after.balance)[0]).max()) == np.float32(0.01)
 
 
+@jax.jit
 def _chances(state):
     """Log-probability of each answer."""
     variables = {"params": state.params, "balance": _built().state.balance}
@@ -120,7 +121,7 @@ def test_a_single_update_follows_the_gradient_at_the_old_policy():
         terms = forward.policy_terms(model, {"params": params, "balance": state.balance}, drawn)
         return masked.zeroed(terms.logprobs, drawn.mask)
 
-    old, reference = logprobs(state.params), logprobs(state.reference["params"])
+    old, reference = map(jax.jit(logprobs), (state.params, state.reference["params"]))
 
     def loss(params):
         terms = grpo_objective.grpo_terms(

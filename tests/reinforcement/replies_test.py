@@ -30,7 +30,8 @@ def test_the_mean_is_over_what_differs_given_what_does_not():
         means = []
         for row, length in zip((chosen[i], rejected[i]), lengths[i], strict=True):
             whole = np.arange(16, dtype=np.int32)[None]
-            logits = model.apply(
+            logits = tiny.applied(
+                model,
                 variables,
                 row[None],
                 document_ids=np.where(whole < length, 1, 0).astype(np.int32),
