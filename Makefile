@@ -3,6 +3,8 @@
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := tools/pytest.sh $(BIN)/python
+# From jax 0.12 on kernels of Mosaic GPU are interpreted.
+PYTEST_INTERPRETING := tools/pytest.sh .venv-3.12-jax-0.12/bin/python
 
 .DEFAULT_GOAL := help
 .PHONY: help env demo recipe lint check test test-slow notebooks clean
@@ -37,6 +39,7 @@ test-slow: env  ## kills, mutants, and the fast tests on Python 3.11 and 3.12, j
 	    || tools/test_on_python.sh 3.11 0.10.2
 	tools/test_on_python.sh 3.12 0.11.2
 	tools/test_on_python.sh 3.12 '0.12.*'
+	$(PYTEST_INTERPRETING) -n 2 -m deep tests/ops/grouped
 
 notebooks: env  ## execute the notebooks from top to bottom, keeping what they show
 	$(BIN)/python tools/notebooks.py

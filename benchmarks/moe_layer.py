@@ -13,49 +13,32 @@ and results included (of ours by XLA's plan of the program, of torch's by its al
 the forward pass keeps for the backward pass beside its arguments and its answer. The error is the
 largest of some tokens and experts, relative to float64. A second table has the parts one by one,
 each a program of its own, and what they move or compute in a second.
+
+Where a backend has fused kernels (`swiglu.FUSED`) the layer is measured with them too, and a third
+table has each of them alone beside the parts that it stands for.
 """
 
 import argparse
-import functools
 import pathlib
 import sys
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from rich import console as rich_console
 
-from benchmarks import measuring, moe_layer_problem, peer
+from benchmarks import measuring, moe_layer_parts, moe_layer_problem, peer
+from benchmarks.moe_layer_parts import Arguments
 from benchmarks.moe_layer_problem import Layer, Shape
-from deepseek_jax.ops import dispatch, moe
+from deepseek_jax.ops import moe
 from deepseek_jax.ops.experts import ExpertWeights
-from deepseek_jax.ops.grouped import matmul, swiglu
+from deepseek_jax.ops.grouped import swiglu
 from deepseek_jax.ops.routing import Routing
 from experiments import numbers
 
 PEER = "benchmarks.torch_moe_layer"
-
-
-class Arguments(NamedTuple):
-    """Of the layer, and the gradient of its answers."""
-
-    tokens: Any
-    weights: Any
-    matrices: ExpertWeights
-    ids: Any
-    d_out: Any
-
-
-class Part(NamedTuple):
-    """One program: how often a forward and backward pass has it, its bytes or operations."""
-
-    name: str
-    times: int
-    call: Callable[[], Any]
-    num_bytes: float
-    flops: float
 
 
 def main() -> None:
@@ -76,9 +59,9 @@ def main() -> None:
     ]
     found = {
         "ours": [
-            measure(problem, arguments.backend, dtype, recompute=recompute)
+            measure(problem, arguments.backend, dtype, **design)
             for problem in problems
-            for recompute in (False, True)
+            for design in designs(problem, arguments.backend, dtype)
         ],
         "parts": [measure_parts(problem, arguments.backend, dtype) for problem in problems],
         "copy_bytes_per_second": measuring.copy_bandwidth(),
@@ -119,11 +102,23 @@ def backend_for(asked: str, problem: dict[str, Any], made: Arguments) -> Any:
     return asked or own
 
 
-def measure(problem: dict[str, Any], asked: str, dtype: Any, *, recompute: bool) -> dict[str, Any]:
+def designs(problem: dict[str, Any], asked: str, dtype: Any) -> list[dict[str, bool]]:
+    """What `measure` can be told of a backend."""
+    is_able = backend_for(asked, problem, draw(problem, dtype)) in swiglu.FUSED
+    return [
+        {"recompute": recompute, "fused": fused}
+        for recompute in (False, True)
+        for fused in ((False, True) if is_able else (False,))
+    ]
+
+
+def measure(
+    problem: dict[str, Any], asked: str, dtype: Any, *, recompute: bool, fused: bool = False
+) -> dict[str, Any]:
     """Seconds, errors and the most memory of one problem."""
     made = draw(problem, dtype)
     backend = backend_for(asked, problem, made)
-    layer = moe.grouped(backend=backend, recompute=recompute)
+    layer = moe.grouped(backend=backend, recompute=recompute, fused=fused)
 
     def answer(tokens: Any, weights: Any, matrices: ExpertWeights, ids: Any) -> Any:
         mask = jnp.ones(tokens.shape[0], bool)
@@ -145,7 +140,7 @@ def measure(problem: dict[str, Any], asked: str, dtype: Any, *, recompute: bool)
     del out, gradients
     return {
         "problem": problem,
-        "name": f"{backend}, {'experts' if recompute else 'none'}",
+        "name": f"{backend}{' fused' * fused}, {'experts' if recompute else 'none'}",
         "errors": errors,
         "all_finite": is_finite,
         "num_bytes": most_bytes(compiled),
@@ -196,74 +191,8 @@ def measure_parts(problem: dict[str, Any], asked: str, dtype: Any) -> dict[str, 
     """Seconds of each part by itself, without recomputing."""
     made = draw(problem, dtype)
     backend = backend_for(asked, problem, made)
-    return {
-        "problem": problem,
-        "backend": backend,
-        "parts": [
-            {
-                "name": part.name,
-                "times": part.times,
-                "seconds": measuring.seconds(part.call),
-                "num_bytes": part.num_bytes,
-                "flops": part.flops,
-            }
-            for part in parts_of(problem["shape"], made, backend)
-        ],
-    }
-
-
-def parts_of(shape: Shape, made: Arguments, backend: Any) -> list[Part]:
-    """The programs, on arrays that the ones before them made."""
-    plan_of = functools.partial(dispatch.dropless_plan, num_experts=shape.num_experts, block_rows=1)
-    how: dict[str, Any] = {"backend": backend, "interpret": False}
-    mask = jnp.ones(shape.num_tokens, bool)
-
-    def compiled(function: Any, *arrays: Any) -> tuple[Any, Callable[[], Any]]:
-        """What it returns, and a call."""
-        program = jax.jit(function)
-        return program(*arrays), lambda: program(*arrays)
-
-    plan, make_plan = compiled(plan_of, made.ids, mask)
-    sizes = plan.group_sizes
-    gate, up, down = made.matrices
-    rows, gather = compiled(dispatch.take_rows, made.tokens, plan.token_ids)
-    gates, enter = compiled(functools.partial(matmul.product, **how), rows, gate, sizes)
-    ups = matmul.product(rows, up, sizes, **how)
-    weights = dispatch.row_weights(made.weights, plan)
-    hidden, gated = compiled(swiglu.weighted_hidden, gates, ups, weights)
-    answers, leave = compiled(functools.partial(matmul.product, **how), hidden, down, sizes)
-    _, combine = compiled(_summed, plan.row_ids, answers)
-    back = functools.partial(matmul.product, **how, transposed=True)
-    d_rows = dispatch.take_rows(made.d_out, plan.token_ids)
-    d_hidden, through = compiled(back, d_rows, down, sizes)
-    pulled, gated_back = compiled(swiglu.hidden_and_gradients, gates, ups, weights, d_hidden)
-    d_x, enter_back = compiled(back, pulled.d_gates, gate, sizes)
-    _, combine_two = compiled(_summed, plan.row_ids, d_x, d_x)
-    outer = functools.partial(matmul.outer, **how)
-    _, of_matrix = compiled(outer, rows, pulled.d_gates, sizes)
-    _, of_down = compiled(outer, hidden, d_rows, sizes)
-    size = made.tokens.dtype.itemsize
-    small, large = (float(size * rows.shape[0] * side) for side in (shape.model_dim, shape.width))
-    few = float(size * shape.num_tokens * shape.model_dim)
-    flops = 2.0 * rows.shape[0] * shape.model_dim * shape.width
-    return [
-        Part("plan", 1, make_plan, 0.0, 0.0),
-        Part("gather rows of tokens, of them again, of gradients", 3, gather, few + small, 0.0),
-        Part("gate, up", 2, enter, 0.0, flops),
-        Part("hidden layer", 1, gated, 3 * large, 0.0),
-        Part("down", 1, leave, 0.0, flops),
-        Part("combine answers", 1, combine, few + small, 0.0),
-        Part("gradient of the hidden layer", 1, through, 0.0, flops),
-        Part("gradients of gate, up and weights", 1, gated_back, 6 * large, 0.0),
-        Part("gradient of rows", 2, enter_back, 0.0, flops),
-        Part("combine both gradients of rows", 1, combine_two, few + 2 * small, 0.0),
-        Part("gradient of gate's matrices, of up's", 2, of_matrix, 0.0, flops),
-        Part("gradient of down's matrices", 1, of_down, 0.0, flops),
-    ]
-
-
-def _summed(row_ids: Any, *rows: Any) -> Any:
-    return dispatch.summed_rows(*rows, row_ids=row_ids)
+    parts = moe_layer_parts.measure(problem["shape"], made, backend)
+    return {"problem": problem, "backend": backend, "parts": parts}
 
 
 def report(console: rich_console.Console, found: dict[str, Any]) -> None:
@@ -289,7 +218,8 @@ def report(console: rich_console.Console, found: dict[str, Any]) -> None:
         table.add_row(*_cells(each, mine))
     console.print(table)
     for each in found["parts"]:
-        console.print(_parts_table(each))
+        for table in moe_layer_parts.tables(each):
+            console.print(table)
     wrong = [each["name"] for each in found["ours"] if not each["all_finite"]]
     versions = "no transformers there: no peer"
     if other is not None:
@@ -332,28 +262,6 @@ def _cells(each: dict[str, Any], theirs: list[dict[str, Any]]) -> list[str]:
         kept,
         f"{max(each['errors'].values()):.1e}",
     ]
-
-
-def _parts_table(each: dict[str, Any]) -> Any:
-    shape = Shape(*each["problem"]["shape"])
-    title = f"Parts, {shape.name}, {each['problem']['routing']}, {each['backend']}"
-    table = numbers.table(title, "part", "times", "ms each", "ms all", "GB/s", "TFLOP/s")
-    for part in each["parts"]:
-        took = part["seconds"]
-        moved = f"{part['num_bytes'] / took / 1e9:,.0f}" if part["num_bytes"] else ""
-        done = f"{part['flops'] / took / 1e12:.1f}" if part["flops"] else ""
-        spent = f"{1e3 * took * part['times']:.3f}"
-        table.add_row(part["name"], str(part["times"]), f"{1e3 * took:.3f}", spent, moved, done)
-    totals = {
-        "matmuls": sum(part["seconds"] * part["times"] for part in each["parts"] if part["flops"]),
-        "all else": sum(
-            part["seconds"] * part["times"] for part in each["parts"] if not part["flops"]
-        ),
-    }
-    table.add_section()
-    for name, took in totals.items():
-        table.add_row(name, "", "", f"{1e3 * took:.3f}", "", "")
-    return table
 
 
 if __name__ == "__main__":

@@ -60,13 +60,16 @@ def dropless(*, num_assignments: int) -> Moe:
     return moe
 
 
-def grouped(*, backend: Backend, recompute: bool, interpret: bool = False) -> Moe:
+def grouped(
+    *, backend: Backend, recompute: bool, interpret: bool = False, fused: bool = False
+) -> Moe:
     """Every assignment is computed, by grouped matmuls on as many rows as there are assignments.
 
     Args:
       backend: of the matmuls.
       recompute: the products with gate and up are made again in the backward pass.
       interpret: runs the kernels of the matmuls step by step, on any device; for tests.
+      fused: as `kernels.routed_swiglu`; no model has it yet, for it was never measured.
     """
 
     def moe(
@@ -86,6 +89,7 @@ def grouped(*, backend: Backend, recompute: bool, interpret: bool = False) -> Mo
             backend=backend,
             interpret=interpret,
             recompute=recompute,
+            fused=fused,
         )
         return MoeOutput(answers, plan.num_dropped)
 

@@ -2,12 +2,13 @@
 
 import io
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from rich import console as rich_console
 
-from benchmarks import moe_layer, moe_layer_problem
+from benchmarks import moe_layer, moe_layer_parts, moe_layer_problem
 from benchmarks.moe_layer_problem import Shape
 
 SHAPE = Shape(24, 2, 4, 16, 32)
@@ -87,3 +88,47 @@ def test_the_tables_have_ratios_to_the_faster_peer_and_all_parts(measured):
     matmuls = [part for part in parts["parts"] if part["flops"]]
     assert sum(part["flops"] * part["times"] for part in matmuls) == SHAPE.training_flops
     assert any("all else" in line for line in lines)
+
+
+@pytest.mark.parametrize(("backend", "num_designs"), [("loop", 2), ("hopper", 4)])
+def test_the_layer_is_measured_with_fused_kernels_where_there_are(backend, num_designs):
+    assert len(moe_layer.designs(PROBLEM, backend, jnp.float32)) == num_designs
+
+
+def test_fused_kernels_stand_for_parts_that_there_are():
+    shape = Shape(24, 2, 4, 128, 128)
+    made = moe_layer.draw({"shape": shape, "routing": "even"}, jnp.bfloat16)
+    parts = []
+
+    def trace(made):  # no device here can run them
+        parts.extend(moe_layer_parts.parts_of(shape, made, "hopper"))
+        return made.tokens
+
+    jax.eval_shape(trace, made)
+    fused = [part for part in parts if part.instead_of]
+    flops = {part.name: part.flops * part.times for part in parts if not part.instead_of}
+    assert len(fused) == 5
+    for part in fused:
+        assert sum(flops[name] for name in part.instead_of) == part.flops
+
+
+def test_a_fused_kernel_is_compared_with_all_calls_that_it_stands_for():
+    def part(name, seconds, times, *instead_of):
+        return {
+            "name": name,
+            "times": times,
+            "seconds": seconds,
+            "num_bytes": 6e9,
+            "flops": 4e12,
+            "instead_of": instead_of,
+        }
+
+    parts = [part("x", 1.0, 2), part("y", 2.0, 1), part("both", 2.0, 1, "x", "y")]
+    console = rich_console.Console(file=io.StringIO(), width=150)
+    tables = moe_layer_parts.tables({"problem": PROBLEM, "backend": "one", "parts": parts})
+    console.print(tables[1])
+    lines = console.file.getvalue().splitlines()
+    line = next(line for line in lines if "both" in line).split()
+    assert line[1:6] == ["2000.000", "3", "2.0", "4000.000", "2.00"]
+    saved = next(line for line in lines if "saved" in line).split()
+    assert "2000.000" in saved

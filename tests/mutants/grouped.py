@@ -8,6 +8,10 @@ _TRITON = "deepseek_jax/ops/grouped/triton.py"
 _MEGABLOX = "deepseek_jax/ops/grouped/megablox.py"
 _MATMUL = "deepseek_jax/ops/grouped/matmul.py"
 _SWIGLU = "deepseek_jax/ops/grouped/swiglu.py"
+_WALK = "deepseek_jax/ops/grouped/hopper/walk.py"
+_TILES_FOUND = (
+    "tests/ops/grouped/walk_test.py::test_each_row_is_in_one_tile_of_its_group_and_found_there"
+)
 _LAYER = "tests/ops/grouped/swiglu_test.py"
 _VALUES = "test_answers_and_gradients_are_those_of_float64"
 
@@ -201,5 +205,34 @@ MUTANTS = (
         "jax.tree.map(lambda x: varying.like(x, *leaves), arguments)",
         "jax.tree.map(lambda x: x, arguments)",
         f"{_LAYER}::test_tokens_that_all_devices_share_get_the_sum_of_their_gradients",
+    ),
+    _mutant(
+        _SWIGLU,
+        "fused kernels are taken for those of any backend",
+        "if fused and backend not in FUSED:",
+        "if fused and backend in FUSED:",
+        f"{_LAYER}::test_fused_kernels_of_a_backend_that_has_none_raise",
+    ),
+    _mutant(
+        _SWIGLU,
+        "the layer is never fused",
+        "_Kernels(backend, interpret, recompute, fused)",
+        "_Kernels(backend, interpret, recompute, False)",
+        "tests/ops/grouped/fused_test.py::test_the_layer_lowers_to_seven_kernels_and_says_over_which"
+        "_devices_it_varies",
+    ),
+    _mutant(
+        _WALK,
+        "rows are looked for where tiles would begin at their groups",
+        "begins = starts // EIGHT * EIGHT",
+        "begins = starts",
+        _TILES_FOUND,
+    ),
+    _mutant(
+        _WALK,
+        "a group's tiles are as many as if they began at it",
+        "jax.lax.div(end - begin + HEIGHT - 1, jnp.int32(HEIGHT))",
+        "jax.lax.div(end - tile.end + HEIGHT - 1, jnp.int32(HEIGHT))",
+        _TILES_FOUND,
     ),
 )

@@ -19,15 +19,30 @@ from jaxtyping import Array, Float
 from deepseek_jax.ops import dispatch, varying
 from deepseek_jax.ops.dispatch import Plan
 from deepseek_jax.ops.grouped import matmul
+from deepseek_jax.ops.grouped.hopper import gated, gated_back
+from deepseek_jax.ops.grouped.hopper import product as hopper_product
 from deepseek_jax.ops.grouped.matmul import Backend
+
+# Backends whose kernels can make the hidden layer and its gradients where their matmuls end.
+FUSED: tuple[Backend, ...] = ("hopper",)
+
+
+class Pulled(NamedTuple):
+    """The hidden layer made again, and the gradients of what it is made of."""
+
+    hidden: Float[Array, "R F"]
+    d_gates: Float[Array, "R F"]
+    d_ups: Float[Array, "R F"]
+    d_weights: Float[Array, " R"]
 
 
 class _Kernels(NamedTuple):
-    """What computes the matmuls, and whether the hidden layer's are computed again."""
+    """What computes the matmuls, whether the hidden layer's are computed again, or make it."""
 
     backend: Backend
     interpret: bool
     recompute: bool
+    fused: bool
 
     def product(self, rows: Array, matrices: Array, plan: Plan, *, transposed: bool) -> Array:
         return matmul.product(
@@ -44,6 +59,47 @@ class _Kernels(NamedTuple):
             rows, d_out, plan.group_sizes, backend=self.backend, interpret=self.interpret
         )
 
+    def both(self, rows: Array, gate: Array, up: Array, plan: Plan) -> tuple[Array, Array]:
+        """Both products of the same rows."""
+        gates, ups = (self.product(rows, each, plan, transposed=False) for each in (gate, up))
+        return gates, ups
+
+    def hidden(
+        self, rows: Array, weights: Array, gate: Array, up: Array, plan: Plan
+    ) -> tuple[Array, tuple[Array, Array] | None]:
+        """The hidden layer, and both products if the backward pass will not make them."""
+        if self.fused:
+            keep = not self.recompute
+            sizes = plan.group_sizes
+            return gated.gated(rows, weights, gate, up, sizes, keep=keep, interpret=self.interpret)
+        both = self.both(rows, gate, up, plan)
+        return weighted_hidden(*both, weights), both
+
+    def pulled(
+        self, d_answers: Array, down: Array, both: tuple[Array, Array], weights: Array, plan: Plan
+    ) -> Pulled:
+        """The hidden layer and gradients, of the gradient of the rows' answers."""
+        if self.fused:
+            sizes = plan.group_sizes
+            return Pulled(
+                *gated_back.gated_back(
+                    d_answers, weights, *both, down, sizes, interpret=self.interpret
+                )
+            )
+        d_hidden = self.product(d_answers, down, plan, transposed=True)
+        return hidden_and_gradients(*both, weights, d_hidden)
+
+    def d_rows(self, pulled: Pulled, gate: Array, up: Array, plan: Plan) -> tuple[Array, ...]:
+        """Arrays whose sum is the gradient of rows."""
+        pairs = ((pulled.d_gates, gate), (pulled.d_ups, up))
+        if self.fused:
+            d_both, matrices = zip(*pairs, strict=True)
+            summed = hopper_product.sum_of_products(
+                d_both, matrices, plan.group_sizes, transposed=True, interpret=self.interpret
+            )
+            return (summed,)
+        return tuple(self.product(*pair, plan, transposed=True) for pair in pairs)
+
 
 def routed_swiglu(
     tokens: Float[Array, "T D"],
@@ -56,6 +112,7 @@ def routed_swiglu(
     backend: Backend,
     interpret: bool,
     recompute: bool,
+    fused: bool,
 ) -> Float[Array, "T D"]:
     """The weighted answers of each token's experts; differentiable in all but the plan.
 
@@ -70,6 +127,9 @@ def routed_swiglu(
       interpret: as `matmul.grouped_matmul`.
       recompute: the products with gate and up are made again in the backward pass; static. Changes
         no result.
+      fused: the hidden layer and its gradients are made by the kernels of the matmuls, and both
+        parts of a row's gradient are summed by one, so that fewer bytes move; static. The same up
+        to rounding. Only some backends can; never run on a card.
 
     Returns:
       [T, D] in the dtype of `tokens`, sums in float32; an assignment without a row adds nothing
@@ -77,7 +137,7 @@ def routed_swiglu(
       taken in float32 and rounded once.
 
     Raises:
-      ValueError: the backend can't do these shapes (trace time).
+      ValueError: the backend can't do these shapes, or has no such kernels (trace time).
 
     Cost: 6 D F FLOPs a row forward and 12 backward, 16 with `recompute`. Kept for the backward
     pass: the arguments, and without `recompute` 2 R F numbers.
@@ -93,11 +153,15 @@ def routed_swiglu(
     for matrices in (gate, up, down):
         rows = varying.shape_like((num_rows, matrices.shape[1]), tokens)
         matmul.check(rows, matrices, plan.group_sizes, backend=backend, interpret=interpret)
+    if fused and backend not in FUSED:
+        raise ValueError(
+            f"fused=True: must be False with backend={backend!r}; these can: {', '.join(FUSED)}"
+        )
     # The gradient of what is the same on all devices is the sum of theirs.
     arguments = (tokens, weights, gate, up, down, plan)
     leaves = jax.tree.leaves(arguments)
     arguments = jax.tree.map(lambda x: varying.like(x, *leaves), arguments)
-    return _routed(*arguments, _Kernels(backend, interpret, recompute))
+    return _routed(*arguments, _Kernels(backend, interpret, recompute, fused))
 
 
 def choose(
@@ -144,12 +208,12 @@ def _forward(
     plan: Plan,
     kernels: _Kernels,
 ) -> tuple[Array, tuple[Any, ...]]:
-    gates, ups = _gates_and_ups(dispatch.take_rows(tokens, plan.token_ids), gate, up, plan, kernels)
-    hidden = weighted_hidden(gates, ups, dispatch.row_weights(weights, plan))
+    rows = dispatch.take_rows(tokens, plan.token_ids)
+    hidden, both = kernels.hidden(rows, dispatch.row_weights(weights, plan), gate, up, plan)
     answers = kernels.product(hidden, down, plan, transposed=False)
     # Behind a barrier: in a loop over layers XLA would make both twice, once to use them here and
     # once to store them among those of all layers.
-    kept = None if kernels.recompute else jax.lax.optimization_barrier((gates, ups))
+    kept = None if kernels.recompute else jax.lax.optimization_barrier(both)
     saved = (tokens, weights, gate, up, down, plan, kept)
     return dispatch.summed_rows(answers, row_ids=plan.row_ids), saved
 
@@ -161,15 +225,11 @@ def _backward(
     # What is made again is not to be found equal to what the forward pass made, and kept.
     tokens, weights, d_out = jax.lax.optimization_barrier((tokens, weights, d_out))
     rows = dispatch.take_rows(tokens, plan.token_ids)
-    gates, ups = _gates_and_ups(rows, gate, up, plan, kernels) if kept is None else kept
+    both = kernels.both(rows, gate, up, plan) if kept is None else kept
     d_answers = dispatch.take_rows(d_out, plan.token_ids)
-    d_hidden = kernels.product(d_answers, down, plan, transposed=True)
-    pulled = hidden_and_gradients(gates, ups, dispatch.row_weights(weights, plan), d_hidden)
-    # Both parts of a row's gradient are added where those of its token are.
-    d_rows = (
-        kernels.product(pulled.d_gates, gate, plan, transposed=True),
-        kernels.product(pulled.d_ups, up, plan, transposed=True),
-    )
+    pulled = kernels.pulled(d_answers, down, both, dispatch.row_weights(weights, plan), plan)
+    # What parts a row's gradient has are added where those of its token are.
+    d_rows = kernels.d_rows(pulled, gate, up, plan)
     return (
         dispatch.summed_rows(*d_rows, row_ids=plan.row_ids),
         jnp.take(pulled.d_weights, plan.row_ids, mode="fill", fill_value=0),
@@ -183,33 +243,12 @@ def _backward(
 _routed.defvjp(_forward, _backward)
 
 
-def _gates_and_ups(
-    rows: Float[Array, "R D"],
-    gate: Float[Array, "E D F"],
-    up: Float[Array, "E D F"],
-    plan: Plan,
-    kernels: _Kernels,
-) -> tuple[Float[Array, "R F"], Float[Array, "R F"]]:
-    """Both products of the same rows."""
-    gates, ups = (kernels.product(rows, each, plan, transposed=False) for each in (gate, up))
-    return gates, ups
-
-
 def weighted_hidden(
     gates: Float[Array, "R F"], ups: Float[Array, "R F"], weights: Float[Array, "R 1"]
 ) -> Float[Array, "R F"]:
     """Gated and weighted in float32, rounded once to the dtype of `gates`."""
     wide, wide_ups = gates.astype(jnp.float32), ups.astype(jnp.float32)
     return (weights * (jax.nn.silu(wide) * wide_ups)).astype(gates.dtype)
-
-
-class Pulled(NamedTuple):
-    """The hidden layer made again, and the gradients of what it is made of."""
-
-    hidden: Float[Array, "R F"]
-    d_gates: Float[Array, "R F"]
-    d_ups: Float[Array, "R F"]
-    d_weights: Float[Array, " R"]
 
 
 def hidden_and_gradients(

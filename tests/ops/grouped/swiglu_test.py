@@ -30,7 +30,7 @@ SUBJECTS = [
 ]
 
 
-def layer(tokens, weights, gate, up, down, ids, mask, *, backend, recompute):
+def layer(tokens, weights, gate, up, down, ids, mask, *, backend, recompute, fused=False):
     plan = dispatch.dropless_plan(ids, mask, num_experts=gate.shape[0], block_rows=1)
     return swiglu.routed_swiglu(
         tokens,
@@ -42,6 +42,7 @@ def layer(tokens, weights, gate, up, down, ids, mask, *, backend, recompute):
         backend=backend,
         interpret=backend != "loop",
         recompute=recompute,
+        fused=fused,
     )
 
 
@@ -286,3 +287,12 @@ def test_what_a_backend_cannot_do_raises():
         layer(*arguments, ids, mask, backend="hopper", recompute=False)
     with pytest.raises(ValueError, match="backend='no': must be one of"):
         layer(*arguments, ids, mask, backend="no", recompute=False)
+
+
+@pytest.mark.parametrize("backend", ["loop", "triton"])
+def test_fused_kernels_of_a_backend_that_has_none_raise(backend):
+    d_out, arguments = inputs(0, jnp.float32)
+    ids, mask = jnp.zeros((NUM_TOKENS, TOP_K), jnp.int32), jnp.ones(NUM_TOKENS, bool)
+    message = f"fused=True: must be False with backend='{backend}'; these can: hopper"
+    with pytest.raises(ValueError, match=message):
+        layer(*arguments, ids, mask, backend=backend, recompute=False, fused=True)

@@ -14,9 +14,18 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, Float, Int
 
+from deepseek_jax.ops import varying
 from deepseek_jax.ops.grouped import tiles
 from deepseek_jax.ops.grouped.hopper import limits, pipeline
-from deepseek_jax.ops.grouped.hopper.pipeline import DEPTH, EIGHT, HALF, HEIGHT, NUM_WORKERS, Work
+from deepseek_jax.ops.grouped.hopper.pipeline import (
+    DEPTH,
+    EIGHT,
+    HALF,
+    HEIGHT,
+    NUM_WORKERS,
+    Read,
+    Work,
+)
 
 _STORED = 64  # columns that are stored at a time
 _NUM_BUFFERS = 2
@@ -44,14 +53,14 @@ def outer(
     missing = max(num_rows + -num_rows % EIGHT, DEPTH) - num_rows
     rows, d_out = (jnp.pad(x, ((0, missing), (0, 0))) for x in (rows, d_out))
     ends = tiles.group_ends(group_sizes)
-    return pipeline.call(
+    (out,) = pipeline.call(
         functools.partial(_work, width=width),
         tiles.largest_first(group_sizes),
         ends - group_sizes.astype(jnp.int32),
         ends,
         d_out,
         rows,
-        shape=(group_sizes.shape[0], num_in, num_out),
+        results=[varying.shape_like((group_sizes.shape[0], num_in, num_out), rows)],
         buffers=dict(
             stored=plgpu.SMEM(
                 (NUM_WORKERS, _NUM_BUFFERS, HALF, _STORED),
@@ -63,6 +72,7 @@ def outer(
         transposed=(True, False),
         interpret=interpret,
     )
+    return out
 
 
 class _Walk(NamedTuple):
@@ -113,19 +123,20 @@ def _work(
         first, start, end = walk.rows(tile)
         return jnp.where(end > start, jax.lax.div(end - first * EIGHT + DEPTH - 1, DEPTH), 0)
 
-    def blocks(tile: Array, j: Array) -> tuple[list[Any], Any]:
+    def blocks(tile: Array, j: Array) -> tuple[list[Any], list[Any]]:
         _, down, across = walk.corner(tile)
         taken = pl.ds((walk.rows(tile)[0] + j * (DEPTH // EIGHT)) * EIGHT, DEPTH)
         halves = [pl.ds(down * HEIGHT + number * HALF, HALF) for number in range(NUM_WORKERS)]
         columns = pl.ds(across * width, width)
-        return [rows_ref.at[taken, half] for half in halves], d_out_ref.at[taken, columns]
+        return [rows_ref.at[taken, half] for half in halves], [d_out_ref.at[taken, columns]]
 
     def prepare(tile: Array, j: Array, x: Any) -> None:
         first, start, end = walk.rows(tile)
         low = first * EIGHT + j * DEPTH
         _keep_rows(x, start - low, end - low)
 
-    def store(tile: Array, numbers: Array) -> None:
+    def store(tile: Array, parts: list[Array], _: Read) -> None:
+        (numbers,) = parts
         group, down, across = walk.corner(tile)
         row = (down * NUM_WORKERS + worker) * HALF
         for number in range(width // _STORED):
@@ -142,7 +153,7 @@ def _work(
         first=lambda: program,
         following=lambda tile: tile + num_programs,
         num_blocks=num_blocks,
-        blocks=blocks,
+        blocks=[blocks],
         prepare=prepare,
         store=store,
     )

@@ -1,4 +1,4 @@
-"""The pipeline that both kernels for Hopper are: tiles of the result, summed over blocks. Floor 1.
+"""The pipeline that all kernels for Hopper are: tiles of the result, summed over blocks. Floor 1.
 
 One program a multiprocessor walks over its tiles. Of its three warp groups one only loads: a block
 of both arguments at a time into a ring in shared memory, as far ahead as the ring is long and
@@ -7,7 +7,7 @@ store it a piece at a time while the next tile is being loaded.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -31,6 +31,9 @@ _NUM_INTERPRETED = 3  # programs, so that each has several tiles and none has al
 _LOADER_REGISTERS, _WORKER_REGISTERS = 40, 232
 
 
+Read = Callable[[int], tuple[Any, Callable[[], None]]]
+
+
 class Work(NamedTuple):
     """What a kernel does, as functions of one of its tiles; a tile is a tree of scalars.
 
@@ -38,19 +41,25 @@ class Work(NamedTuple):
       num_tiles: () -> how many the program has.
       first: () -> its first tile.
       following: (tile) -> its next tile.
-      num_blocks: (tile) -> blocks that are summed up.
-      blocks: (tile, j) -> the references of x for each worker and of y of its j-th block.
+      num_blocks: (tile) -> blocks of each source that are summed up.
+      blocks: of each source, one summed up after the other: (tile, j) -> the references of x for
+        each worker, and of y for each part of a tile, of its j-th block.
       prepare: (tile, j, x) -> changes a worker's x in shared memory before it is multiplied.
-      store: (tile, numbers [HALF, width]) -> stores a worker's half of the tile.
+      store: (tile, parts, each [HALF, width of a part], read) -> stores a worker's half of the
+        tile. `read` is (number) -> the y of one of `reads`, once it is there, and a function that
+        must be called when it has been read.
+      reads: of each block that `store` reads behind those that are summed: (tile) -> references
+        that fill its y, one below the other, fewer than it has arrivals.
     """
 
     num_tiles: Callable[[], Array]
     first: Callable[[], Any]
     following: Callable[[Any], Any]
     num_blocks: Callable[[Any], Any]
-    blocks: Callable[[Any, Array], tuple[list[Any], Any]]
+    blocks: Sequence[Callable[[Any, Array], tuple[list[Any], list[Any]]]]
     prepare: Callable[[Any, Array, Any], None]
-    store: Callable[[Any, Array], None]
+    store: Callable[[Any, list[Array], Read], None]
+    reads: Sequence[Callable[[Any], list[Any]]] = ()
 
 
 class Ring(NamedTuple):
@@ -71,23 +80,26 @@ def swizzled(columns: int) -> tuple[Any, ...]:
 def call(
     make_work: Callable[..., Work],
     *arguments: Array,
-    shape: tuple[int, ...],
+    results: Sequence[jax.ShapeDtypeStruct],
     buffers: dict[str, Any],
     width: int,
+    num_parts: int = 1,
     transposed: tuple[bool, bool],
     interpret: bool,
-) -> Array:
+) -> list[Array]:
     """Runs a kernel.
 
     Args:
-      make_work: (references of the arguments and of the result; program, num_programs, worker and
+      make_work: (references of the arguments and of the results; program, num_programs, worker and
         the buffers by name) -> what it does.
-      arguments: arrays; the last is of the result's dtype, and says what the result varies over.
-      shape: of the result.
+      arguments: arrays; the last is of the dtype of what is multiplied, and says what the results
+        vary over.
+      results: their shapes and dtypes, from `varying.shape_like` of the last argument.
       buffers: memory of a program, by name, in which it lays what it stores.
       width: columns of a tile.
+      num_parts: equal parts of a tile's columns, each with a y of its own.
       transposed: whether a worker's block of x is [DEPTH, HALF] and not [HALF, DEPTH], and a block
-        of y [width, DEPTH] and not [DEPTH, width].
+        of y [columns of a part, DEPTH] and not [DEPTH, columns of a part].
       interpret: runs it thread by thread, on any device.
 
     Raises:
@@ -97,22 +109,24 @@ def call(
     stages = _NUM_STAGES[width]
     num_programs = _NUM_INTERPRETED if interpret else _NUM_MULTIPROCESSORS
     x_block = (DEPTH, HALF) if transposed[0] else (HALF, DEPTH)
-    y_block = (width, DEPTH) if transposed[1] else (DEPTH, width)
+    part = width // num_parts
+    y_block = (part, DEPTH) if transposed[1] else (DEPTH, part)
     kernel = plgpu.kernel(
         functools.partial(
             _kernel,
             make_work=make_work,
-            width=width,
             num_programs=num_programs,
             transposed=transposed,
         ),
-        out_type=varying.shape_like(shape, like),
+        out_type=list(results),
         scratch_types=dict(
             x_ring=plgpu.SMEM(
                 (stages, NUM_WORKERS, *x_block), like.dtype, transforms=swizzled(x_block[1])
             ),
-            y_ring=plgpu.SMEM((stages, *y_block), like.dtype, transforms=swizzled(DEPTH)),
-            is_loaded=plgpu.Barrier(num_arrivals=1 + NUM_WORKERS, num_barriers=stages),
+            y_ring=plgpu.SMEM(
+                (stages, num_parts, *y_block), like.dtype, transforms=swizzled(DEPTH)
+            ),
+            is_loaded=plgpu.Barrier(num_arrivals=NUM_WORKERS + num_parts, num_barriers=stages),
             is_free=plgpu.Barrier(num_arrivals=NUM_WORKERS, num_barriers=stages),
             **buffers,
         ),
@@ -122,11 +136,12 @@ def call(
         thread_name="warp_group",
         compiler_params=plgpu.CompilerParams(
             lowering_semantics=plgpu.LoweringSemantics.Warpgroup,
+            approx_math=True,  # what is made of sums here is rounded to 16 bits
         ),
         **({"interpret": limits.interpreter()} if interpret else {}),
     )
     # Mosaic GPU does not say that its results vary as their arguments do.
-    return varying.like(kernel(*arguments), like)
+    return [varying.like(out, like) for out in kernel(*arguments)]
 
 
 def _kernel(
@@ -136,7 +151,6 @@ def _kernel(
     is_loaded: Any,
     is_free: Any,
     make_work: Callable[..., Work],
-    width: int,
     num_programs: int,
     transposed: tuple[bool, bool],
     **buffers: Any,
@@ -156,50 +170,83 @@ def _kernel(
     @pl.when(warp_group < NUM_WORKERS)
     def multiply() -> None:
         plgpu.set_max_registers(_WORKER_REGISTERS, action="increase")
-        _multiply(work, ring, warp_group, width=width, transposed=transposed)
+        _multiply(work, ring, warp_group, transposed)
 
 
 def _load(work: Work, ring: Ring) -> None:
     """Fills the ring with the blocks of all tiles, one after the other."""
-    num_stages = ring.x.shape[0]
 
     def all_blocks(_: Array, carry: tuple[Any, Array]) -> tuple[Any, Array]:
         tile, step = carry
 
-        def block(j: Array, step: Array) -> Array:
-            slot = _slot(step, num_stages)
-
-            @pl.when(step >= num_stages)
-            def _() -> None:
-                plgpu.barrier_wait(ring.is_free.at[slot])
-
-            xs, y = work.blocks(tile, j)
+        def block(blocks: Callable[..., Any], j: Array, step: Array) -> Array:
+            slot = _free_slot(ring, step)
+            xs, ys = blocks(tile, j)
             for worker, x in enumerate(xs):
                 plgpu.copy_gmem_to_smem(x, ring.x.at[slot, worker], ring.is_loaded.at[slot])
-            plgpu.copy_gmem_to_smem(y, ring.y.at[slot], ring.is_loaded.at[slot])
+            for part, y in enumerate(ys):
+                plgpu.copy_gmem_to_smem(y, ring.y.at[slot, part], ring.is_loaded.at[slot])
             return step + 1
 
-        return work.following(tile), jax.lax.fori_loop(0, work.num_blocks(tile), block, step)
+        for blocks in work.blocks:
+            step = jax.lax.fori_loop(
+                0, work.num_blocks(tile), functools.partial(block, blocks), step
+            )
+        for read in work.reads:
+            _load_read(ring, _free_slot(ring, step), read(tile))
+            step += 1
+        return work.following(tile), step
 
     jax.lax.fori_loop(0, work.num_tiles(), all_blocks, (work.first(), jnp.int32(0)))
 
 
-def _multiply(
-    work: Work, ring: Ring, worker: Array, *, width: int, transposed: tuple[bool, bool]
-) -> None:
+def _load_read(ring: Ring, slot: Array, references: list[Any]) -> None:
+    """Fills the y of a slot with references, one below the other; its x is left."""
+    begin = 0
+    for reference in references:
+        rows = pl.ds(begin, reference.shape[0])
+        plgpu.copy_gmem_to_smem(reference, ring.y.at[slot, 0, rows], ring.is_loaded.at[slot])
+        begin += reference.shape[0]
+    for _ in range(NUM_WORKERS + 1 - len(references)):
+        plgpu.barrier_arrive(ring.is_loaded.at[slot])
+
+
+def _free_slot(ring: Ring, step: Array) -> Array:
+    """The slot of a step, once all workers have read what it had."""
+    num_stages = ring.x.shape[0]
+    slot = _slot(step, num_stages)
+
+    @pl.when(step >= num_stages)
+    def _() -> None:
+        plgpu.barrier_wait(ring.is_free.at[slot])
+
+    return slot
+
+
+def _multiply(work: Work, ring: Ring, worker: Array, transposed: tuple[bool, bool]) -> None:
     """Sums the blocks of each tile, and stores this worker's half of it."""
+    num_parts, columns = ring.y.shape[1], ring.y.shape[2 if transposed[1] else 3]
 
     def all_blocks(_: Array, carry: tuple[Any, Array]) -> tuple[Any, Array]:
         tile, step = carry
-        total = pl.run_scoped(
+        totals = pl.run_scoped(
             functools.partial(_summed, work, ring, worker, tile, step, transposed),
-            plgpu.ACC((HALF, width), jnp.float32),
+            *[plgpu.ACC((HALF, columns), jnp.float32)] * num_parts,
         )
-        work.store(tile, total.astype(ring.x.dtype))
-        return work.following(tile), step + work.num_blocks(tile)
+        step += _all_blocks(work, tile)
+        parts = [total.astype(ring.x.dtype) for total in totals]
+        work.store(tile, parts, functools.partial(_read, ring, step))
+        return work.following(tile), step + len(work.reads)
 
     jax.lax.fori_loop(0, work.num_tiles(), all_blocks, (work.first(), jnp.int32(0)))
     plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+
+
+def _read(ring: Ring, step: Array, number: int) -> tuple[Any, Callable[[], None]]:
+    """A block's y, once it is loaded, and what hands its slot back."""
+    slot = _slot(step + number, ring.x.shape[0])
+    plgpu.barrier_wait(ring.is_loaded.at[slot])
+    return ring.y.at[slot, 0], lambda: plgpu.barrier_arrive(ring.is_free.at[slot])
 
 
 def _summed(
@@ -209,24 +256,23 @@ def _summed(
     tile: Any,
     step: Array,
     transposed: tuple[bool, bool],
-    total: Any,
-) -> Array:
-    """The sum over a tile's blocks; hands each slot of the ring back when it is read."""
+    *totals: Any,
+) -> tuple[Array, ...]:
+    """The sums over a tile's blocks; hands each slot of the ring back when it is read."""
     num_stages = ring.x.shape[0]
-    num_blocks = work.num_blocks(tile)
+    num_blocks = _all_blocks(work, tile)
 
     def block(j: Array, step: Array) -> Array:
         slot = _slot(step, num_stages)
         plgpu.barrier_wait(ring.is_loaded.at[slot])
-        x, y = ring.x.at[slot, worker], ring.y.at[slot]
+        x = ring.x.at[slot, worker]
         work.prepare(tile, j, x)
-        x, y = (
-            ref.transpose((1, 0)) if swapped else ref
-            for ref, swapped in zip((x, y), transposed, strict=True)
-        )
-        plgpu.wgmma(total, x, y)
-        # All multiplications but this one are done, so that the slot before is free.
-        plgpu.wgmma_wait(1)
+        x = x.transpose((1, 0)) if transposed[0] else x
+        for part, total in enumerate(totals):
+            y = ring.y.at[slot, part]
+            plgpu.wgmma(total, x, y.transpose((1, 0)) if transposed[1] else y)
+        # All multiplications but these are done, so that the slot before is free.
+        plgpu.wgmma_wait(len(totals))
 
         @pl.when(j > 0)
         def _() -> None:
@@ -241,8 +287,11 @@ def _summed(
     def _() -> None:
         plgpu.barrier_arrive(ring.is_free.at[_slot(behind + num_stages - 1, num_stages)])
 
-    summed: Array = total[...]
-    return summed
+    return tuple(total[...] for total in totals)
+
+
+def _all_blocks(work: Work, tile: Any) -> Any:
+    return len(work.blocks) * work.num_blocks(tile)
 
 
 def share(num_tiles: Any, program: Array, num_programs: int) -> Array:
