@@ -43,14 +43,15 @@ def copy_tree(target: pathlib.Path) -> None:
     shutil.copy(ROOT / "pyproject.toml", target)
 
 
-def judge(mutant: Mutant, compiled: pathlib.Path) -> Verdict:
-    """Runs the mutant's tests on a copy of the tree with the bug in it."""
+def on_copy(tests: tuple[str, ...], compiled: pathlib.Path, mutant: Mutant | None) -> Verdict:
+    """Runs tests on a copy of the tree, with the bug in it if there is one."""
     with tempfile.TemporaryDirectory() as directory:
         root = pathlib.Path(directory)
         copy_tree(root)
-        path = root / mutant.path
-        path.write_text(mutant.mutated(path.read_text()))
-        return run_tests(root, mutant.tests, compiled=compiled)
+        if mutant is not None:
+            path = root / mutant.path
+            path.write_text(mutant.mutated(path.read_text()))
+        return run_tests(root, tests, compiled=compiled)
 
 
 def check_table(mutants: list[Mutant]) -> None:
@@ -67,22 +68,25 @@ def run(mutants: list[Mutant], *, num_jobs: int) -> bool:
     """Prints a line for each mutant. Returns whether all of them were caught."""
     check_table(mutants)
     named = tuple(sorted({test for mutant in mutants for test in mutant.tests}))
-    with tempfile.TemporaryDirectory() as directory:
-        folder = pathlib.Path(directory)
-        tree, compiled = folder / "tree", folder / "compiled"
-        tree.mkdir()
-        copy_tree(tree)
-        sound = run_tests(tree, named, compiled=compiled)
-        if sound.status != 0:
-            print(f"the named tests do not pass without a mutant:\n{sound.output}")
-            return False
-        print(f"{len(named)} tests pass without a mutant in {sound.seconds:.0f} s")
+    size = -(-len(named) // num_jobs)
+    shares = [named[start : start + size] for start in range(0, len(named), size)]
+    with (
+        tempfile.TemporaryDirectory() as compiled,
+        concurrent.futures.ThreadPoolExecutor(num_jobs) as pool,
+    ):
+        judge = functools.partial(on_copy, compiled=pathlib.Path(compiled))
+        sound = list(pool.map(functools.partial(judge, mutant=None), shares))
+        for verdict in sound:
+            if verdict.status != 0:
+                print(f"the named tests do not pass without a mutant:\n{verdict.output}")
+                return False
+        seconds = max(verdict.seconds for verdict in sound)
+        print(f"{len(named)} tests pass without a mutant in {seconds:.0f} s")
         num_caught = 0
-        with concurrent.futures.ThreadPoolExecutor(num_jobs) as pool:
-            verdicts = pool.map(functools.partial(judge, compiled=compiled), mutants)
-            for mutant, verdict in zip(mutants, verdicts, strict=True):
-                _tell(mutant, verdict)
-                num_caught += verdict.caught
+        verdicts = pool.map(lambda mutant: judge(mutant.tests, mutant=mutant), mutants)
+        for mutant, verdict in zip(mutants, verdicts, strict=True):
+            _tell(mutant, verdict)
+            num_caught += verdict.caught
     print(f"{num_caught} of {len(mutants)} mutants caught")
     return num_caught == len(mutants)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 
 import chex
 import jax
@@ -217,6 +218,21 @@ def test_without_a_kernel_for_the_device_the_program_is_the_loops():
         return jax.jit(model.apply).lower(variables, tokens, **context).as_text()
 
     assert program("auto") == program("loop")
+
+
+@pytest.mark.deep
+def test_nothing_waits_for_the_host():
+    """A value that was read on the host would end the trace; what calls it would be seen."""
+    model, variables = tiny.make(tiny.SPARSE)
+    tokens, context = tiny.rows()
+
+    def loss(params):
+        return jnp.mean(model.apply({"params": params}, tokens, **context).logits)
+
+    traced = jax.jit(jax.grad(loss)).trace(variables["params"])
+    text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert "stablehlo.dot_general" in text
+    assert not re.search("callback|infeed|outfeed|stablehlo.(send|recv)", text)
 
 
 @pytest.mark.deep

@@ -202,3 +202,4 @@ def test_the_layer_lowers_to_seven_kernels_and_says_over_which_devices_it_varies
     lowered = traced.lower(lowering_platforms=("cuda",)).as_text()
     # The hidden layer, down, gradients of the former, of rows, and of three matrices.
     assert lowered.count("custom_call @mosaic_gpu") == 7
+    assert "callback" not in lowered  # nothing waits for the host
