@@ -3,6 +3,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := tools/pytest.sh $(BIN)/python
+BY_FILE := -n 2 --dist loadfile --no-loadscope-reorder
 # From jax 0.12 on kernels of Mosaic GPU are interpreted.
 PYTEST_INTERPRETING := tools/pytest.sh .venv-3.12-jax-0.12/bin/python
 
@@ -28,13 +29,14 @@ lint: env  ## lint and types
 	$(BIN)/mypy
 
 check: lint  ## lint, types, fast tests: what every commit passes
-	HYPOTHESIS_PROFILE=quick $(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder -m 'not deep and not slow'
+	HYPOTHESIS_PROFILE=quick $(PYTEST) $(BY_FILE) -m 'not deep and not slow'
 
 test: env  ## all tests but the slow ones
-	$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow'
+	$(PYTEST) $(BY_FILE) -m 'not slow'
 
 test-slow: env  ## kills, mutants, and the fast tests on Python 3.11 and 3.12, jax 0.10 to 0.12
-	$(PYTEST) -m slow
+	$(PYTEST) $(BY_FILE) -m slow --ignore=tests/mutants --ignore=tests/training/processes_test.py
+	$(PYTEST) -m slow tests/mutants tests/training/processes_test.py
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
 	    || tools/test_on_python.sh 3.11 0.10.2
 	tools/test_on_python.sh 3.12 0.11.2

@@ -123,7 +123,6 @@ def _run(mesh):
         pytest.param(_exact(1, 8, 1), marks=pytest.mark.slow),
         pytest.param(_exact(8, 1, 1), marks=pytest.mark.slow),
         _exact(2, 2, 2),
-        pytest.param(_exact(2, 4, 1), marks=pytest.mark.slow),  # as long as the others, adds little
     ],
     ids=str,
 )
