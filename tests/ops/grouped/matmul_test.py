@@ -32,6 +32,7 @@ SIZES = {
     "single rows": [1, 1, 253, 1],
     "one past a tile": [129, 127, 0, 0],
     "whole blocks of eight": [72, 0, 16, 160],
+    "a tile's rows from within a block": [4, 128, 0, 1],
 }
 
 
