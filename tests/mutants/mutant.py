@@ -103,5 +103,6 @@ def _pytest(root: pathlib.Path, tests: tuple[str, ...], compiled: pathlib.Path) 
     for name, value in settings.items():
         jax.config.update(name, value)
         os.environ[name.upper()] = str(value)  # of the processes that tests start
+    # Plain: pytest warns of plugins that it can't rewrite since they are imported.
     arguments = ["-x", "-rf", "--tb=line", "--assert=plain", "-p", "no:cacheprovider", *tests]
     sys.exit(int(pytest.main(arguments)))

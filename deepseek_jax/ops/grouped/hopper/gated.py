@@ -149,12 +149,4 @@ def _work(
             plain=plain.at[worker],
         )
 
-    return Work(
-        num_tiles=walk.num_tiles,
-        first=walk.first,
-        following=walk.following,
-        num_blocks=lambda tile: walk.num_blocks(tile, rows_ref.shape[1] // DEPTH),
-        blocks=[blocks],
-        prepare=lambda tile, j, x: None,
-        store=store,
-    )
+    return walk.work(rows_ref.shape[1], blocks=[blocks], store=store)

@@ -170,19 +170,11 @@ def _work(
         rows = pl.ds((down_number * NUM_WORKERS + worker) * HALF, HALF)
         partial_ref[across, rows] = functools.reduce(jnp.add, sums)
 
-    return Work(
-        num_tiles=walk.num_tiles,
-        first=walk.first,
-        following=walk.following,
-        num_blocks=lambda tile: walk.num_blocks(tile, d_answers_ref.shape[1] // DEPTH),
-        blocks=[blocks],
-        prepare=lambda tile, j, x: None,
-        store=store,
-        reads=[
-            functools.partial(slot_of, pieces[begin : begin + fit])
-            for begin in range(0, len(pieces), fit)
-        ],
-    )
+    reads = [
+        functools.partial(slot_of, pieces[begin : begin + fit])
+        for begin in range(0, len(pieces), fit)
+    ]
+    return walk.work(d_answers_ref.shape[1], blocks=[blocks], store=store, reads=reads)
 
 
 def _pulled(

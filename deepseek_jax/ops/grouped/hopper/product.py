@@ -104,14 +104,7 @@ def _work(
             plain=plain.at[worker],
         )
 
-    return Work(
-        num_tiles=walk.num_tiles,
-        first=walk.first,
-        following=walk.following,
-        num_blocks=lambda tile: walk.num_blocks(tile, row_refs[0].shape[1] // DEPTH),
-        blocks=[
-            functools.partial(blocks, *pair) for pair in zip(weight_refs, row_refs, strict=True)
-        ],
-        prepare=lambda tile, j, x: None,
-        store=store,
-    )
+    pairs_of_blocks = [
+        functools.partial(blocks, *pair) for pair in zip(weight_refs, row_refs, strict=True)
+    ]
+    return walk.work(row_refs[0].shape[1], blocks=pairs_of_blocks, store=store)

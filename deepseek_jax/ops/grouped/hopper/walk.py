@@ -5,6 +5,7 @@ layout without bank conflicts must; rows of another group in a tile are computed
 Nothing is worked out before the kernel: each program walks over the sizes of the groups.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +15,7 @@ from jaxtyping import Array, Int, Int32
 
 from deepseek_jax.ops.grouped import tiles
 from deepseek_jax.ops.grouped.hopper import pipeline
-from deepseek_jax.ops.grouped.hopper.pipeline import EIGHT, HALF, HEIGHT, NUM_WORKERS
+from deepseek_jax.ops.grouped.hopper.pipeline import DEPTH, EIGHT, HALF, HEIGHT, NUM_WORKERS, Work
 
 
 def whole_rows(num_rows: int, *, least: int = HALF) -> int:
@@ -115,9 +116,26 @@ class Walk(NamedTuple):
         """The reference of the group's matrix; of the last one's for rows of no group."""
         return weights.at[jnp.minimum(tile.group, self.num_groups - 1)]
 
-    def num_blocks(self, tile: Tile, num_blocks: int) -> Array:
-        """How many are summed: none for rows past the last group."""
-        return jnp.where(tile.group < self.num_groups, num_blocks, 0)
+    def work(
+        self,
+        depth: int,
+        *,
+        blocks: Sequence[Callable[..., tuple[list[Any], list[Any]]]],
+        store: Callable[..., None],
+        reads: Sequence[Callable[[Tile], list[Any]]] = (),
+    ) -> Work:
+        """What a kernel does that walks so, with sums over `depth` columns of rows."""
+        return Work(
+            num_tiles=self.num_tiles,
+            first=self.first,
+            following=self.following,
+            # None for rows past the last group.
+            num_blocks=lambda tile: jnp.where(tile.group < self.num_groups, depth // DEPTH, 0),
+            blocks=blocks,
+            prepare=lambda tile, j, x: None,
+            store=store,
+            reads=reads,
+        )
 
     def place(self, tile: Tile, worker: Array) -> Place:
         """Of a worker's half."""
