@@ -41,7 +41,7 @@ test-slow: env  ## kills, mutants, and the fast tests on Python 3.11 and 3.12, j
 	    || tools/test_on_python.sh 3.11 0.10.2
 	tools/test_on_python.sh 3.12 0.11.2
 	tools/test_on_python.sh 3.12 '0.12.*'
-	$(PYTEST_INTERPRETING) -n 2 -m deep tests/ops/grouped
+	$(PYTEST_INTERPRETING) -n 2 -m deep tests/ops/grouped -k 'fused_test or hopper'
 
 notebooks: env  ## execute the notebooks from top to bottom, keeping what they show
 	$(BIN)/python tools/notebooks.py
