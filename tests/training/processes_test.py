@@ -29,7 +29,6 @@ OVERRIDES = {
     "train.num_microbatches": 1,
     "train.num_steps": NUM_STEPS,
 }
-LOST = re.compile("another process was lost|another task died")
 # What a process reads of a batch of 8 rows, and the devices that it puts them on.
 PART = """
 import sys
@@ -224,8 +223,11 @@ def test_a_lost_process_ends_both_and_all_go_on(directory, victim):
     name = f"lost{victim}"
     processes = _start_two(_training(directory, name), directory, name)
     codes = _kill_when_saved(processes, directory / name, victim, signal.SIGKILL)
-    assert codes[victim] == -signal.SIGKILL and codes[1 - victim] not in (0, 2)
-    assert LOST.search(_logs(directory, name)[1 - victim])
+    survivor, log = codes[1 - victim], _logs(directory, name)[1 - victim]
+    assert codes[victim] == -signal.SIGKILL
+    # JAX's runtime may end it by a signal before Python sees an error; what is said is JAX's then.
+    assert survivor == 1 or survivor < 0, log
+    assert survivor < 0 or "another process was lost" in log, log
     _finish(_start_two(_training(directory, name), directory, name), directory, name)
     assert "going on from step" in _logs(directory, name)[0]
     _compare(directory, name)
