@@ -23,10 +23,11 @@ demo: env  ## R1 on real text, then the R1-Zero recipe with one seed; reports un
 recipe: env  ## R1-Zero with three seeds and every arm; reports and table under runs/zero
 	@$(BIN)/python -m experiments.recipe --root=runs/zero --seeds=0,1,2 --arms=all
 
-lint: env  ## lint and types
+lint: env  ## lint, and types of sources and notebooks
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python tools/notebooks.py --types
 
 check: lint  ## lint, types, fast tests: what every commit passes
 	HYPOTHESIS_PROFILE=quick $(PYTEST) $(BY_FILE) -m 'not deep and not slow'

@@ -1,19 +1,33 @@
-"""Executes notebooks from top to bottom: `python tools/notebooks.py [--check] [NAME...]`.
+"""Executes notebooks from top to bottom: `python tools/notebooks.py [--check|--types] [NAME...]`.
 
 Without --check the outputs are written into the notebooks, plots and all; with it nothing is
-written. A notebook whose cell fails ends the program with the error and exit status 1.
+written. With --types nothing is executed: mypy reads the cells, which takes seconds and finds what
+calls the package as it no longer is. A notebook whose cell fails ends the program with the error
+and exit status 1.
 """
 
 import argparse
 import pathlib
 import sys
+import tempfile
 import time
 
 import nbclient
 import nbformat
+from mypy import api as mypy_api
 
 FOLDER = pathlib.Path(__file__).parents[1] / "notebooks"
 SECONDS = 600  # for one cell, only so that a hang ends
+# What cells may do that modules may not: use a name again for another type, pass numpy's arrays.
+ALLOWED = (
+    "arg-type",
+    "assignment",
+    "call-overload",
+    "index",
+    "list-item",
+    "operator",
+    "union-attr",
+)
 
 
 def execute(path: pathlib.Path) -> nbformat.NotebookNode:
@@ -36,13 +50,44 @@ def without_times(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     return notebook
 
 
+def type_errors(paths: list[pathlib.Path]) -> str:
+    """What mypy says of the cells' code, a line each with notebook, cell and line; or nothing."""
+    flags = ["--config-file=", "--check-untyped-defs", "--ignore-missing-imports"]
+    flags += ["--follow-imports=silent", "--no-error-summary", "--hide-error-context"]
+    flags += [f"--disable-error-code={code}" for code in ALLOWED]
+    flags += [f"--cache-dir={FOLDER.parent / '.mypy_cache' / 'notebooks'}"]
+    with tempfile.TemporaryDirectory() as folder:
+        places: dict[str, list[str]] = {}
+        for path in paths:
+            module = pathlib.Path(folder, f"notebook_{path.stem}.py")
+            cells = [
+                cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"
+            ]
+            places[str(module)] = [
+                f"{path.name}, code cell {number}, line {line}"
+                for number, source in enumerate(cells, start=1)
+                for line in range(1, len(source.splitlines()) + 1)
+            ]
+            module.write_text("".join(f"{source}\n" for source in cells))
+        found, _, _ = mypy_api.run([*flags, *places])
+    lines = []
+    for line in found.splitlines():
+        file, number, told = line.split(":", 2)
+        lines.append(f"{places[file][int(number) - 1]}:{told}")
+    return "\n".join(lines)
+
+
 def main() -> None:
-    """Executes the notebooks named, or all."""
+    """Executes or reads the notebooks named, or all."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="files in notebooks/; all if none is named")
-    parser.add_argument("--check", action="store_true", help="write nothing")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--check", action="store_true", help="write nothing")
+    how.add_argument("--types", action="store_true", help="execute nothing, check types")
     arguments = parser.parse_args()
     paths = [FOLDER / name for name in arguments.names] or sorted(FOLDER.glob("*.ipynb"))
+    if arguments.types:
+        sys.exit(type_errors(paths) or None)
     for path in paths:
         started = time.perf_counter()
         try:
