@@ -4,13 +4,12 @@ import functools
 from typing import NamedTuple
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from deepseek_jax.core.model_spec import ModelSpec
 from deepseek_jax.nn import parameters
-from deepseek_jax.ops import balance, routing
+from deepseek_jax.ops import balance, float32_product, routing
 from deepseek_jax.parallel import rowwise
 from deepseek_jax.parallel.layout import Layout
 
@@ -60,7 +59,7 @@ class Router(nn.Module):
             choice_bias = self.variable(
                 "balance", "choice_bias", jnp.zeros, (spec.num_experts,), jnp.float32
             ).value
-        logits = _logits(x, kernel)
+        logits = float32_product.float32_product(x, kernel)
         if shift is not None:
             logits += shift
         scores = routing.router_scores(logits, kind=spec.router_scores)
@@ -80,12 +79,3 @@ class Router(nn.Module):
             probs, chosen.expert_ids, token_mask
         ) + spec.router_z_weight * balance.router_z_loss(logits, token_mask)
         return RouterOutput(chosen, aux_loss, probs)
-
-
-# For a gradient tokens are kept as they are given, not as float32.
-@functools.partial(jax.checkpoint, prevent_cse=False)
-def _logits(x: Float[Array, "T D"], kernel: Float[Array, "D E"]) -> Float[Array, "T E"]:
-    """The tokens times the kernel, in float32."""
-    # Without it a GPU would round the operands to 10 bits of mantissa (TF32).
-    full = jax.lax.Precision.HIGHEST
-    return jnp.einsum("td,de->te", x.astype(jnp.float32), kernel, precision=full)

@@ -18,5 +18,9 @@ def next_token_terms(logits: Float[Array, "*B V"], targets: Int[Array, "*B"]) ->
     """
     chex.assert_shape(targets, logits.shape[:-1])
     logits = logits.astype(jnp.float32)
-    chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-    return jax.nn.logsumexp(logits, axis=-1) - chosen
+    return jax.nn.logsumexp(logits, axis=-1) - target_logits(logits, targets)
+
+
+def target_logits(logits: Float[Array, "*B V"], targets: Int[Array, "*B"]) -> Float[Array, "*B"]:
+    """The logit of each target, which is in [0, V)."""
+    return jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]

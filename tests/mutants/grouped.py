@@ -1,6 +1,8 @@
 """Mutants of the grouped matmuls."""
 
-from tests.mutants.mutant import Mutant
+import functools
+
+from tests.mutants.mutant import mutant_of
 
 _TILES = "deepseek_jax/ops/grouped/tiles.py"
 _LOOP = "deepseek_jax/ops/grouped/loop.py"
@@ -16,17 +18,7 @@ _LAYER = "tests/ops/grouped/swiglu_test.py"
 _VALUES = "test_answers_and_gradients_are_those_of_float64"
 
 
-def _mutant(path: str, name: str, snippet: str, replacement: str, *tests: str) -> Mutant:
-    """A mutant whose tests stand in the test of the operation, unless they name their file."""
-    own = "tests/ops/grouped/matmul_test.py"
-    return Mutant(
-        name=name,
-        path=path,
-        snippet=snippet,
-        replacement=replacement,
-        tests=tuple(test if "::" in test else f"{own}::{test}" for test in tests),
-    )
-
+_mutant = functools.partial(mutant_of, own="tests/ops/grouped/matmul_test.py")
 
 MUTANTS = (
     _mutant(

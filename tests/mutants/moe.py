@@ -1,295 +1,127 @@
-"""Mutants of routing, balancing, dispatch and experts."""
+"""Mutants of dispatch and experts."""
 
-from tests.mutants.mutant import Mutant
+from tests.mutants.mutant import mutant_of
 
-_ROUTING = "deepseek_jax/ops/routing.py"
-_BALANCE = "deepseek_jax/ops/balance.py"
 _DISPATCH = "deepseek_jax/ops/dispatch.py"
 _GROUPED = "deepseek_jax/ops/grouped_swiglu.py"
 _SWIGLU = "deepseek_jax/ops/swiglu.py"
 _EXPERTS = "deepseek_jax/ops/experts.py"
 
 
-def _mutant(path: str, name: str, snippet: str, replacement: str, *tests: str) -> Mutant:
-    """A mutant whose tests stand in the test file of its own file."""
-    stem = path.rpartition("/")[2].removesuffix(".py")
-    return Mutant(
-        name=name,
-        path=path,
-        snippet=snippet,
-        replacement=replacement,
-        tests=tuple(f"tests/ops/{stem}_test.py::{test}" for test in tests),
-    )
-
-
 MUTANTS = (
-    _mutant(
-        _ROUTING,
-        "weights from biased scores",
-        "jnp.take_along_axis(scores, expert_ids, axis=-1)",
-        "jnp.take_along_axis(ranking, expert_ids, axis=-1)",
-        "test_bias_chooses_and_the_score_weighs",
-    ),
-    _mutant(
-        _ROUTING,
-        "choice from unbiased scores",
-        "jax.lax.top_k(ranking, top_k)",
-        "jax.lax.top_k(scores, top_k)",
-        "test_bias_chooses_and_the_score_weighs",
-    ),
-    _mutant(
-        _ROUTING,
-        "ids ranked twice",
-        "jax.lax.top_k(ranking, top_k)",
-        "jax.lax.top_k(jax.lax.top_k(ranking, top_k)[0], top_k)",
-        "test_every_expert_is_reachable",
-    ),
-    _mutant(
-        _ROUTING,
-        "closed groups at zero",
-        "jnp.where(allowed, ranking, -jnp.inf)",
-        "jnp.where(allowed, ranking, 0.0)",
-        "test_closed_groups_lose_to_negative_scores",
-    ),
-    _mutant(
-        _ROUTING,
-        "groups by their best score",
-        "jax.lax.top_k(jnp.sum(best, axis=-1), top_groups)",
-        "jax.lax.top_k(best[..., 0], top_groups)",
-        "test_groups_by_their_best_two",
-    ),
-    _mutant(
-        _ROUTING,
-        "groups by the sum of all scores",
-        "jax.lax.top_k(jnp.sum(best, axis=-1), top_groups)",
-        "jax.lax.top_k(jnp.sum(grouped, axis=-1), top_groups)",
-        "test_only_two_scores_of_a_group_count",
-    ),
-    _mutant(
-        _ROUTING,
-        "groups by unbiased scores",
-        "_group_mask(ranking, num_groups, top_groups)",
-        "_group_mask(scores, num_groups, top_groups)",
-        "test_groups_are_chosen_by_biased_scores",
-    ),
-    _mutant(
-        _ROUTING,
-        "groups interleaved",
-        "jnp.arange(num_experts) // (num_experts // num_groups)",
-        "jnp.arange(num_experts) % num_groups",
-        "test_groups_by_their_best_two",
-    ),
-    _mutant(
-        _ROUTING,
-        "group limit forgotten",
-        "if top_groups < num_groups:",
-        "if top_groups > num_groups:",
-        "test_groups_by_their_best_two",
-    ),
-    _mutant(
-        _ROUTING,
-        "softmax over the chosen",
-        "weights / jnp.maximum(total, jnp.finfo(total.dtype).tiny)",
-        "jax.nn.softmax(weights, axis=-1)",
-        "test_bias_chooses_and_the_score_weighs",
-    ),
-    _mutant(
-        _ROUTING,
-        "always renormalized",
-        "    if renormalize:\n        total = jnp.sum",
-        "    if True:\n        total = jnp.sum",
-        "test_bias_chooses_and_the_score_weighs",
-    ),
-    _mutant(
-        _ROUTING,
-        "division by zero",
-        "weights / jnp.maximum(total, jnp.finfo(total.dtype).tiny)",
-        "weights / total",
-        "test_renormalizing_zeros_is_zero_not_nan",
-    ),
-    _mutant(
-        _ROUTING,
-        "scale lost",
-        "return Routing(expert_ids, scale * weights)",
-        "return Routing(expert_ids, weights)",
-        "test_bias_chooses_and_the_score_weighs",
-    ),
-    _mutant(
-        _ROUTING,
-        "no gradient for the gate",
-        "jnp.take_along_axis(scores, expert_ids, axis=-1)",
-        "jnp.take_along_axis(jax.lax.stop_gradient(scores), expert_ids, axis=-1)",
-        "test_gradient_reaches_the_gate",
-    ),
-    _mutant(
-        _ROUTING,
-        "tokens see each other in the softmax",
-        "jax.nn.softmax(logits, axis=-1)",
-        "jax.nn.softmax(logits, axis=0)",
-        "test_scores_by_hand",
-    ),
-    _mutant(
-        _ROUTING,
-        "a lower score preferred for a low id",
-        "jax.lax.top_k(ranking, top_k)",
-        "jax.lax.top_k(ranking - 0.3 * jnp.arange(scores.shape[1])[None, :], top_k)",
-        "TopKRoutingTest::test_permuted_experts_permute_the_choice__with_jit",
-    ),
-    _mutant(
-        _BALANCE,
-        "no factor of the number of experts",
-        "return num_experts * jnp.sum(share * mean_probs)",
-        "return jnp.sum(share * mean_probs)",
-        "test_balanced_loss_is_one",
-    ),
-    _mutant(
-        _BALANCE,
-        "padding in the load",
-        "jnp.broadcast_to(token_mask[:, None], expert_ids.shape)",
-        "jnp.ones(expert_ids.shape, bool)",
-        "test_stats_by_hand",
-    ),
-    _mutant(
-        _BALANCE,
-        "padding in the mean",
-        "jnp.maximum(jnp.sum(mask.astype(jnp.float32)), 1.0)",
-        "mask.size",
-        "test_load_balance_loss_by_hand",
-    ),
-    _mutant(
-        _BALANCE,
-        "z-loss not squared",
-        "jnp.square(jax.nn.logsumexp(logits, axis=-1))",
-        "jax.nn.logsumexp(logits, axis=-1)",
-        "test_z_loss_by_hand",
-    ),
-    _mutant(
-        _BALANCE,
-        "sign of the bias update",
-        "jnp.mean(load, axis=-1, keepdims=True) - load",
-        "load - jnp.mean(load, axis=-1, keepdims=True)",
-        "test_bias_grows_where_load_is_low",
-    ),
-    _mutant(
-        _BALANCE,
-        "entropy of padding",
-        "jnp.sum(jnp.where(token_mask, entropy, 0.0))",
-        "jnp.sum(entropy)",
-        "BalanceTest::test_laws__with_jit",
-    ),
-    _mutant(
+    mutant_of(
         _DISPATCH,
         "one row too many for an expert",
         "(rank < capacity)",
         "(rank <= capacity)",
         "test_first_choices_come_before_second_choices",
     ),
-    _mutant(
+    mutant_of(
         _DISPATCH,
         "one row too few for an expert",
         "(rank < capacity)",
         "(rank < capacity - 1)",
         "test_first_choices_come_before_second_choices",
     ),
-    _mutant(
+    mutant_of(
         _DISPATCH,
         "dropped not counted",
         "jnp.sum(dropped, dtype=jnp.int32),",
         "jnp.int32(0),",
         "test_first_choices_come_before_second_choices",
     ),
-    _mutant(
+    mutant_of(
         _DISPATCH,
         "padding counted as dropped",
         "dropped = (owners < num_experts) & (rank >= capacity)",
         "dropped = ~kept",
         "test_padding_takes_no_seat_and_is_not_dropped",
     ),
-    _mutant(
+    mutant_of(
         _DISPATCH,
         "padding takes seats of the capacity",
         "jnp.where(token_mask[:, None], expert_ids, num_experts).T.reshape(-1)",
         "expert_ids.T.reshape(-1)",
         "test_padding_takes_no_seat_and_is_not_dropped",
     ),
-    _mutant(
+    mutant_of(
         _DISPATCH,
         "padding gets dropless rows",
         "jnp.where(token_mask[:, None], expert_ids, num_experts).reshape(-1)",
         "expert_ids.reshape(-1)",
         "PlanTest::test_dropless_laws__with_jit",
     ),
-    _mutant(
+    mutant_of(
         _DISPATCH,
         "the key of a sort forgets the order of tokens",
         "jnp.uint32(size) + jnp.arange(size, dtype=jnp.uint32)",
         "jnp.uint32(size) + jnp.arange(size, dtype=jnp.uint32)[::-1]",
         "test_assignments_of_an_owner_keep_their_order",
     ),
-    _mutant(
+    mutant_of(
         _DISPATCH,
         "keys that are too large for their number",
         "if (num_experts + 1) * size <= _KEYS_END:",
         "if True:",
         "test_assignments_of_an_owner_keep_their_order",
     ),
-    _mutant(
+    mutant_of(
         _DISPATCH,
         "rows of one block filled by choices in place of tokens",
         "jnp.where(has_row, ordered.assignment // top_k, num_tokens)[:num_rows]",
         "jnp.where(has_row, ordered.assignment % num_tokens, num_tokens)[:num_rows]",
         "PlanTest::test_dropless_laws__with_jit",
     ),
-    _mutant(
+    mutant_of(
         _DISPATCH,
         "groups rounded down",
         "(ordered.counts + block_rows - 1) // block_rows * block_rows",
         "ordered.counts // block_rows * block_rows",
         "test_dropless_plan_by_hand",
     ),
-    _mutant(
+    mutant_of(
         _DISPATCH,
         "too few rows in the worst case",
         "num_assignments + min(num_experts, num_assignments) * (block_rows - 1)",
         "num_assignments + block_rows - 1",
         "test_the_worst_routing_has_rows",
     ),
-    _mutant(
+    mutant_of(
         _DISPATCH,
         "combine forgets the weights",
         "weight[:, None] * take_rows(rows, ids)",
         "take_rows(rows, ids)",
         "test_combine_by_hand",
     ),
-    _mutant(
+    mutant_of(
         _DISPATCH,
         "backward of combine forgets the weights",
         ".astype(jnp.float32) * row_weights(weights, plan)",
         ".astype(jnp.float32)",
         "test_combine_by_hand",
     ),
-    _mutant(
+    mutant_of(
         _DISPATCH,
         "rows weighed by the first choice only",
         "jnp.where(mine, token_weights, 0.0)",
         "jnp.where(mine, token_weights[:, :1], 0.0)",
         "test_combine_by_hand",
     ),
-    _mutant(
+    mutant_of(
         _DISPATCH,
         "backward of dispatch misses rows",
         "summed_rows(d_rows, row_ids=plan.row_ids)",
         "summed_rows(d_rows, row_ids=plan.row_ids[:, :1])",
         "test_low_precision_adds_up_in_float32",
     ),
-    _mutant(
+    mutant_of(
         _DISPATCH,
         "nobody's row is the last row",
         "is_there = (ids < x.shape[0])[:, None]",
         "is_there = (ids < x.shape[0] + 1)[:, None]",
         "test_combine_by_hand",
     ),
-    _mutant(
+    mutant_of(
         _DISPATCH,
         "sums in low precision",
         "take_rows(rows, ids).astype(jnp.float32)\n    return total",
@@ -297,84 +129,84 @@ MUTANTS = (
         "        total = total.astype(rows.dtype).astype(jnp.float32)\n    return total",
         "test_low_precision_adds_up_in_float32",
     ),
-    _mutant(
+    mutant_of(
         _GROUPED,
         "border block given to the group before",
         'side="right"',
         'side="left"',
         "test_by_hand",
     ),
-    _mutant(
+    mutant_of(
         _GROUPED,
         "last block left out",
         "fori_loop(0, num_used, step, out)",
         "fori_loop(0, num_used - 1, step, out)",
         "test_by_hand",
     ),
-    _mutant(
+    mutant_of(
         _GROUPED,
         "blocks behind the last group computed",
         "fori_loop(0, num_used, step, out)",
         "fori_loop(0, rows.shape[0] // block_rows, step, out)",
         "test_rows_behind_the_last_group_neither_answer_nor_teach",
     ),
-    _mutant(
+    mutant_of(
         _GROUPED,
         "blocks behind the last group teach",
         "fori_loop(0, num_used, step, totals)",
         "fori_loop(0, rows.shape[0] // block_rows, step, totals)",
         "test_rows_behind_the_last_group_neither_answer_nor_teach",
     ),
-    _mutant(
+    mutant_of(
         _GROUPED,
         "gate used twice in the dropless path",
         "[gate[expert], up[expert]]",
         "[gate[expert], gate[expert]]",
         "test_by_hand",
     ),
-    _mutant(
+    mutant_of(
         _GROUPED,
         "gradients of gate and up exchanged",
         "d_gate, d_up = jnp.split",
         "d_up, d_gate = jnp.split",
         "test_low_precision_stays_near_its_oracle",
     ),
-    _mutant(
+    mutant_of(
         _GROUPED,
         "gradient of gate and up from the last block only",
         ".add(_outer(x, d_both))",
         ".set(_outer(x, d_both))",
         "test_gradients_of_matrices_add_up_in_float32",
     ),
-    _mutant(
+    mutant_of(
         _GROUPED,
         "gradient of down from the last block only",
         ".add(_outer(hidden, d_answers))",
         ".set(_outer(hidden, d_answers))",
         "test_gradients_of_matrices_add_up_in_float32",
     ),
-    _mutant(
+    mutant_of(
         _SWIGLU,
         "gate and up exchanged",
         "jax.nn.silu(gate.astype(jnp.float32)) * up.astype(jnp.float32)",
         "jax.nn.silu(up.astype(jnp.float32)) * gate.astype(jnp.float32)",
         "test_gate_by_hand",
     ),
-    _mutant(
+    mutant_of(
         _SWIGLU,
         "gate rounded before it multiplies",
         "jax.nn.silu(gate.astype(jnp.float32)) * up.astype(jnp.float32)",
         "jax.nn.silu(gate) * up",
         "test_low_precision_rounds_once",
     ),
-    _mutant(
+    mutant_of(
         _EXPERTS,
         "experts of the capacity path interleaved",
         "rows_ecd = rows.reshape(num_experts, -1, rows.shape[1])",
         "rows_ecd = rows.reshape(-1, num_experts, rows.shape[1]).swapaxes(0, 1)",
         "test_gradient_reaches_the_gate",
     ),
-    _mutant(
+    mutant_of(
         _EXPERTS,
         "padding answers in the reference",
         "jnp.where(token_mask[:, None], mixture, 0.0)",

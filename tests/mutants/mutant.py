@@ -46,6 +46,20 @@ class Mutant:
         return source.replace(self.snippet, self.replacement)
 
 
+def mutant_of(
+    path: str, name: str, snippet: str, replacement: str, *tests: str, own: str | None = None
+) -> Mutant:
+    """A mutant whose tests stand in `own`, the test file of its file, unless they name another."""
+    own = own or path.replace("deepseek_jax/", "tests/", 1).replace(".py", "_test.py")
+    return Mutant(
+        name=name,
+        path=path,
+        snippet=snippet,
+        replacement=replacement,
+        tests=tuple(test if "::" in test else f"{own}::{test}" for test in tests),
+    )
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Verdict:
     """How the tests ended on a tree: pytest's exit status, first failure, output, seconds."""

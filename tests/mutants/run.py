@@ -18,10 +18,11 @@ import shutil
 import sys
 import tempfile
 
-from tests.mutants import attention, flash, grouped, moe, objectives, parallel, stages
+from tests.mutants import attention, flash, grouped, moe, objectives, parallel, routing, stages
 from tests.mutants.mutant import Mutant, Verdict, run_tests
 
 TABLES = (
+    routing.MUTANTS,
     moe.MUTANTS,
     grouped.MUTANTS,
     attention.MUTANTS,

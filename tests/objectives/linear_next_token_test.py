@@ -155,3 +155,10 @@ def test_the_largest_divisor_that_fits(max_bytes, expected):
         num_rows=2, length=12, vocab_size=50, max_bytes=max_bytes
     )
     assert found == expected
+
+
+def test_log_normalisers_are_made_once():
+    # What stands twice in a program with two shapes, XLA computes twice.
+    loss = jax.value_and_grad(functools.partial(_nats, chunk=4), argnums=(0, 1))
+    traced = str(jax.make_jaxpr(loss)(*_arrays(jnp.bfloat16)))
+    assert [traced.count(f" {name}[") for name in ("reduce_max", "dot_general")] == [1, 3]
