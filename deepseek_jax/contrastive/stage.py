@@ -1,10 +1,14 @@
 """A whole run of contrastive pretraining, from settings to a finished directory. Floor 6."""
 
+import dataclasses
+import functools
 import pathlib
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Array, Key
 from rich import console as rich_console
 
 from deepseek_jax.contrastive import heldout, step
@@ -14,9 +18,13 @@ from deepseek_jax.data import spans, tokenizers
 from deepseek_jax.data.spans import SpanData
 from deepseek_jax.nn.span import SpanDecoder
 from deepseek_jax.parallel import placement
+from deepseek_jax.parallel.layout import Layout
 from deepseek_jax.training import optimizer as optimizer_lib
 from deepseek_jax.training import stage_inputs, stage_loop, state, workdir
 from deepseek_jax.training.loop import Outcome
+
+# Programs of the settings used last.
+_KEPT = 4
 
 
 def train(
@@ -95,8 +103,24 @@ def facts_of(data: SpanData) -> dict[str, str]:
     return {"corpus": data.record.sha256, "tokenizer": data.tokenizer.sha256}
 
 
-def _build(spec: ContrastiveRunSpec, data: SpanData) -> stage_loop.Stage:
-    layout, on_mesh = stage_inputs.make_layout(spec.mesh)
+class _Programs(NamedTuple):
+    """Jitted functions, each compiled when it is first called, and the state that they share."""
+
+    abstract: state.TrainState
+    initial: Callable[[Key[Array, ""]], state.TrainState]
+    train_step: step.SpanStep
+    encode: heldout.Encode
+
+
+@functools.lru_cache(maxsize=_KEPT)
+def _programs(spec: ContrastiveRunSpec, layout: Layout) -> _Programs:
+    """What a run compiles, made once for equal arguments, as `training/programs.py`.
+
+    Args:
+      spec: of the run, with any seed.
+      layout: the mesh that all of it lies on, of one device or many.
+    """
+    on_mesh = layout if layout.mesh.size > 1 else None
     length = spec.data.sequence_length
     model = SpanDecoder(spec.model, contrastive=spec.contrastive)
     matrices = state.parameter_placement(model, sequence_length=length, mesh=layout.mesh)
@@ -105,18 +129,28 @@ def _build(spec: ContrastiveRunSpec, data: SpanData) -> stage_loop.Stage:
     )
     abstract = state.abstract(model, optimizer, sequence_length=length, mesh=layout.mesh)
     shardings = state.shardings(abstract)
-    train_step = step.make_step(spec, optimizer, on_mesh, shardings=shardings)
     measured = SpanDecoder(
         spec.model.dropless(),
         None if on_mesh is None else on_mesh.exact(),
         contrastive=spec.contrastive,
     )
-    pairs = heldout.pairs(data.heldout, num=spec.contrastive.eval_documents, span_length=length)
-    encode = heldout.make_encode(measured, heldout.kinds_of(spec.contrastive)[:1])
 
-    def initial() -> state.TrainState:
-        key = jax.random.key(spec.seed)
+    def initial(key: Key[Array, ""]) -> state.TrainState:
         return state.initial_state(model, optimizer, key, sequence_length=length)
+
+    return _Programs(
+        abstract,
+        jax.jit(initial, out_shardings=shardings),
+        step.make_step(spec, optimizer, on_mesh, shardings=shardings),
+        heldout.make_encode(measured, heldout.kinds_of(spec.contrastive)[:1]),
+    )
+
+
+def _build(spec: ContrastiveRunSpec, data: SpanData) -> stage_loop.Stage:
+    layout, _ = stage_inputs.make_layout(spec.mesh)
+    length = spec.data.sequence_length
+    compiled = _programs(dataclasses.replace(spec, seed=0), layout)
+    pairs = heldout.pairs(data.heldout, num=spec.contrastive.eval_documents, span_length=length)
 
     def advance(now: Any, number: int) -> Any:
         taken = spans.batch(
@@ -127,12 +161,23 @@ def _build(spec: ContrastiveRunSpec, data: SpanData) -> stage_loop.Stage:
             seed=spec.seed,
         )
         rows = {"rows": np.concatenate([taken.first, taken.second])}
-        return train_step(now, placement.put_whole_rows(layout, rows)["rows"], taken.groups)
+        return compiled.train_step(
+            now, placement.put_whole_rows(layout, rows)["rows"], taken.groups
+        )
 
     def measure(now: state.TrainState) -> dict[str, float]:
         variables = {"params": now.params, "balance": now.balance}
         return heldout.measure(
-            encode, variables, pairs, batch_size=2 * spec.contrastive.batch_size, layout=layout
+            compiled.encode,
+            variables,
+            pairs,
+            batch_size=2 * spec.contrastive.batch_size,
+            layout=layout,
         )
 
-    return stage_loop.Stage(abstract, jax.jit(initial, out_shardings=shardings), advance, measure)
+    return stage_loop.Stage(
+        compiled.abstract,
+        lambda: compiled.initial(jax.random.key(spec.seed)),
+        advance,
+        measure,
+    )

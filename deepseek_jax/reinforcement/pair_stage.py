@@ -1,12 +1,17 @@
 """What stages that learn from pairs share: the table of pairs, and the training on it. Floor 6."""
 
+import functools
 import pathlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Array, Key
 
+from deepseek_jax.core.model_spec import ModelSpec
 from deepseek_jax.core.preference_spec import PreferenceRunSpec
+from deepseek_jax.core.run_spec import OptimizerSpec
 from deepseek_jax.core.stage_spec import RewardRunSpec
 from deepseek_jax.data import order
 from deepseek_jax.nn.scalar import ScalarDecoder
@@ -18,6 +23,8 @@ from deepseek_jax.training import optimizer as optimizer_lib
 from deepseek_jax.training import state as train_state
 
 PAIRS_FILE = "pairs.npz"
+# Programs of the settings used last.
+_KEPT = 2
 
 
 class PairTable(NamedTuple):
@@ -59,6 +66,74 @@ def describe(table: PairTable) -> str:
     return f"{num_train:,} pairs to train on, {num_heldout:,} held out"
 
 
+class Programs(NamedTuple):
+    """Jitted functions, each compiled when it is first called, and the state that they share.
+
+    Attributes:
+      abstract: shapes, dtypes and placement of the state.
+      initial: (start, key) -> the state before the first step.
+      step: of `reward_model.make_step`; consumes its state.
+      scores: of `reward_model.make_scores`.
+    """
+
+    abstract: train_state.TrainState
+    initial: Callable[[checkpoint.Model, Key[Array, ""]], train_state.TrainState]
+    step: reward_model.Step
+    scores: reward_model.Scores
+
+
+@functools.lru_cache(maxsize=_KEPT)
+def make_programs(
+    model_spec: ModelSpec,
+    optimizer_spec: OptimizerSpec,
+    *,
+    centering_weight: float,
+    num_steps: int,
+    sequence_length: int,
+    layout: Layout,
+) -> Programs:
+    """What a run compiles, made once for equal arguments, as `training/programs.py`.
+
+    Args:
+      model_spec: of the reward model.
+      optimizer_spec: of its optimizer.
+      centering_weight: of the scores' squares in the loss.
+      num_steps: of the whole run, which the learning rate's schedule needs.
+      sequence_length: L of the rows.
+      layout: the mesh that all of it lies on, of one device or many.
+    """
+    on_mesh = layout if layout.mesh.size > 1 else None
+    scorer = ScalarDecoder(model_spec)
+    placement = train_state.parameter_placement(
+        scorer, sequence_length=sequence_length, mesh=layout.mesh
+    )
+    optimizer = optimizer_lib.make_optimizer(
+        optimizer_spec, num_steps=num_steps, placement=placement
+    )
+    abstract = train_state.abstract(
+        scorer, optimizer, sequence_length=sequence_length, mesh=layout.mesh
+    )
+    placed = train_state.shardings(abstract)
+
+    def initial(start: checkpoint.Model, key: Key[Array, ""]) -> train_state.TrainState:
+        return state.scalar_state(
+            model_spec, optimizer, start, key, sequence_length=sequence_length, bias=0.0
+        )
+
+    scorer = ScalarDecoder(model_spec, on_mesh)
+    return Programs(
+        abstract,
+        jax.jit(initial, out_shardings=placed),
+        reward_model.make_step(
+            scorer,
+            optimizer,
+            centering_weight=centering_weight,
+            shardings=None if on_mesh is None else placed,
+        ),
+        reward_model.make_scores(scorer),
+    )
+
+
 def build(
     spec: RewardRunSpec | PreferenceRunSpec,
     start: checkpoint.Model,
@@ -76,26 +151,14 @@ def build(
       layout: the mesh.
       sequence_length: L of the rows.
     """
-    on_mesh = layout if layout.mesh.size > 1 else None
-    scorer = ScalarDecoder(spec.model)
-    placement = train_state.parameter_placement(
-        scorer, sequence_length=sequence_length, mesh=layout.mesh
+    compiled = make_programs(
+        spec.model,
+        spec.optimizer,
+        centering_weight=spec.pairs.centering_weight,
+        num_steps=spec.train.num_steps,
+        sequence_length=sequence_length,
+        layout=layout,
     )
-    optimizer = optimizer_lib.make_optimizer(
-        spec.optimizer, num_steps=spec.train.num_steps, placement=placement
-    )
-    abstract = train_state.abstract(
-        scorer, optimizer, sequence_length=sequence_length, mesh=layout.mesh
-    )
-
-    def initial(start: checkpoint.Model) -> train_state.TrainState:
-        key = jax.random.key(spec.seed)
-        return state.scalar_state(
-            spec.model, optimizer, start, key, sequence_length=sequence_length, bias=0.0
-        )
-
-    step_on_pairs = reward_model.make_step(spec, optimizer, on_mesh)
-    scores = reward_model.make_scores(ScalarDecoder(spec.model, on_mesh))
 
     def advance(now: Any, step: int) -> Any:
         ids = order.batch_ids(
@@ -104,20 +167,18 @@ def build(
             num_rows=len(table.train.chosen),
             seed=spec.seed,
         )
-        return step_on_pairs(now, pairs.take(table.train, ids))
+        return compiled.step(now, pairs.take(table.train, ids))
 
     def measure(now: train_state.TrainState) -> dict[str, float]:
         variables = {"params": now.params, "balance": now.balance}
         chosen, rejected = reward_model.pair_logits(
-            scores, variables, table.heldout, batch_size=2 * spec.pairs.batch_size
+            compiled.scores, variables, table.heldout, batch_size=2 * spec.pairs.batch_size
         )
         return {"heldout_pair_accuracy": float(np.mean(chosen > rejected))}
 
-    # The start is an argument: as a constant, a large one would stand in the program.
-    make = jax.jit(initial, out_shardings=train_state.shardings(abstract))
     return stage_loop.Stage(
-        abstract,
-        lambda: make(start),
+        compiled.abstract,
+        lambda: compiled.initial(start, jax.random.key(spec.seed)),
         advance,
         measure,
     )

@@ -1,6 +1,5 @@
 """A whole run of PPO or GRPO, from settings to a finished directory. Floor 6."""
 
-import functools
 import pathlib
 from typing import Any
 
@@ -9,25 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 from rich import console as rich_console
 
-from deepseek_jax.core.policy_spec import PolicyRunSpec, PpoRunSpec
+from deepseek_jax.core.policy_spec import PolicyRunSpec
 from deepseek_jax.data import order
 from deepseek_jax.data.problems import encoded
 from deepseek_jax.data.tokenizers import Tokenizer
 from deepseek_jax.nn.model import Decoder
 from deepseek_jax.nn.scalar import ScalarDecoder
-from deepseek_jax.reinforcement import (
-    drawing,
-    grpo,
-    learner,
-    mismatch,
-    ppo,
-    problem_files,
-)
+from deepseek_jax.reinforcement import drawing, policy_programs, problem_files
 from deepseek_jax.reinforcement import state as state_lib
-from deepseek_jax.reinforcement.rewards import RewardModel, Verdict
-from deepseek_jax.training import optimizer as optimizer_lib
+from deepseek_jax.reinforcement.policy_programs import Programs
+from deepseek_jax.reinforcement.rewards import Verdict
 from deepseek_jax.training import stage_inputs, stage_loop, workdir
-from deepseek_jax.training import state as train_state
 from deepseek_jax.training.loop import Outcome
 
 # Tasks whose right answers are known token by token, so that verifying is part of the program.
@@ -58,7 +49,7 @@ def train(
 
 
 def _build(spec: PolicyRunSpec) -> tuple[stage_loop.Stage, Tokenizer, dict[str, Any]]:
-    layout, on_mesh = stage_inputs.make_layout(spec.mesh)
+    layout, _ = stage_inputs.make_layout(spec.mesh)
     length = spec.rollout.sequence_length(spec.model.block_size)
     start = stage_inputs.open_model(
         spec.files.start_from, Decoder(spec.model), sequence_length=length, layout=layout, step=None
@@ -67,9 +58,8 @@ def _build(spec: PolicyRunSpec) -> tuple[stage_loop.Stage, Tokenizer, dict[str, 
         "problems": problem_files.read_facts(spec.files.problems)["sha256"],
         "start_from": start.fingerprint,
     }
-    reward_model, reward_variables = None, None
+    reward_variables = None
     if spec.files.reward_from is not None:
-        scorer = ScalarDecoder(spec.model, on_mesh)
         scoring = stage_inputs.open_model(
             spec.files.reward_from,
             ScalarDecoder(spec.model),
@@ -78,76 +68,20 @@ def _build(spec: PolicyRunSpec) -> tuple[stage_loop.Stage, Tokenizer, dict[str, 
             step=None,
         )
         facts["reward_from"] = scoring.fingerprint
-        reward_model = RewardModel(scorer, None)
         reward_variables = {"params": scoring.model.params, "balance": scoring.model.balance}
     tokens = drawing.tokens_of(start.tokenizer, spec.model)
-    num_updates = spec.train.num_steps * spec.update.num_updates
-    placement = train_state.parameter_placement(
-        Decoder(spec.model), sequence_length=length, mesh=layout.mesh
-    )
-    optimizer = optimizer_lib.make_optimizer(
-        spec.optimizer, num_steps=num_updates, placement=placement
-    )
-    critic_optimizer = None
-    if isinstance(spec, PpoRunSpec):
-        critic_optimizer = _critic_optimizer(spec, num_updates, length, layout)
-        halves = ppo.make_halves(spec, optimizer, critic_optimizer, reward_model, on_mesh, tokens)
-    else:
-        halves = grpo.make_halves(spec, optimizer, reward_model, on_mesh, tokens)
-    abstract = state_lib.abstract_policy(
-        spec.model, optimizer, critic_optimizer, sequence_length=length, mesh=layout.mesh
-    )
-    shardings = train_state.shardings(abstract) if on_mesh is not None else None
+    compiled = policy_programs.make(spec, layout, tokens)
     stage = stage_loop.Stage(
-        abstract,
-        _make_initial(spec, start, optimizer, critic_optimizer, abstract, length),
-        _make_advance(spec, halves, reward_variables, start.tokenizer, shardings),
-        _make_measure(spec, on_mesh, tokens, start.tokenizer),
+        compiled.abstract,
+        lambda: compiled.initial(start.model, jax.random.key(spec.seed)),
+        _make_advance(spec, compiled, reward_variables, start.tokenizer),
+        _make_measure(spec, compiled, start.tokenizer),
     )
     return stage, start.tokenizer, facts
 
 
-def _critic_optimizer(spec: PpoRunSpec, num_updates: int, length: int, layout: Any) -> Any:
-    placement = train_state.parameter_placement(
-        ScalarDecoder(spec.model), sequence_length=length, mesh=layout.mesh
-    )
-    settings = optimizer_lib.with_learning_rate(spec.optimizer, spec.critic.learning_rate)
-    return optimizer_lib.make_optimizer(settings, num_steps=num_updates, placement=placement)
-
-
-def _make_initial(
-    spec: PolicyRunSpec,
-    start: stage_inputs.Opened,
-    optimizer: Any,
-    critic_optimizer: Any,
-    abstract: state_lib.PolicyState,
-    length: int,
-) -> Any:
-    def initial() -> state_lib.PolicyState:
-        key = jax.random.key(spec.seed)
-        critic = None
-        if isinstance(spec, PpoRunSpec):
-            critic = state_lib.scalar_state(
-                spec.model,
-                critic_optimizer,
-                start.model,
-                key,
-                sequence_length=length,
-                bias=spec.critic.initial_value,
-            )
-        return state_lib.initial_policy(
-            optimizer, start.model, key, kl_coefficient=spec.kl.coefficient, critic=critic
-        )
-
-    return jax.jit(initial, out_shardings=train_state.shardings(abstract))
-
-
 def _make_advance(
-    spec: PolicyRunSpec,
-    halves: learner.Halves,
-    reward_variables: Any,
-    tokenizer: Tokenizer,
-    shardings: Any,
+    spec: PolicyRunSpec, compiled: Programs, reward_variables: Any, tokenizer: Tokenizer
 ) -> Any:
     listed = problem_files.read(spec.files.problems, "policy")
     table = drawing.encode(listed, tokenizer, spec.rollout, block_size=spec.model.block_size)
@@ -157,21 +91,13 @@ def _make_advance(
             step=step, batch_size=spec.rollout.num_prompts, num_rows=len(listed), seed=spec.seed
         )
 
-    if listed[0].task in EXACT_TASKS:
-        iteration = learner.make_iteration(halves, shardings=shardings)
-
-        def advance(state: Any, step: int) -> Any:
-            prompts = drawing.as_prompts(encoded.take(table, batch_of(step)))
-            return iteration(state, prompts, reward_variables)
-
-        return advance
-
-    collect = jax.jit(halves.collect)
-    update = learner.make_update(halves, shardings=shardings)
+    def advance(state: Any, step: int) -> Any:
+        prompts = drawing.as_prompts(encoded.take(table, batch_of(step)))
+        return compiled.iteration(state, prompts, reward_variables)
 
     def advance_with_host(state: Any, step: int) -> Any:
         ids = batch_of(step)
-        drawn, verdict = collect(state, drawing.as_prompts(encoded.take(table, ids)))
+        drawn, verdict = compiled.collect(state, drawing.as_prompts(encoded.take(table, ids)))
         asked = np.repeat(ids, spec.rollout.samples_per_prompt)
         fetched = jax.device_get(drawn)
         is_right = drawing.verify_texts(
@@ -182,31 +108,24 @@ def _make_advance(
             tokenizer,
         )
         judged = Verdict(jnp.asarray(is_right), verdict.has_format)
-        return update(state, drawn, judged, reward_variables)
+        return compiled.update(state, drawn, judged, reward_variables)
 
-    return advance_with_host
+    return advance if listed[0].task in EXACT_TASKS else advance_with_host
 
 
-def _make_measure(
-    spec: PolicyRunSpec, on_mesh: Any, tokens: learner.Tokens, tokenizer: Tokenizer
-) -> Any:
+def _make_measure(spec: PolicyRunSpec, compiled: Programs, tokenizer: Tokenizer) -> Any:
     """Accuracy on the validation problems at the rollout's temperature.
 
     In bfloat16 also the share of expert choices in which rollout and training differ.
     """
     listed = problem_files.read(spec.files.problems, "validation")
     table = drawing.encode(listed, tokenizer, spec.rollout, block_size=spec.model.block_size)
-    model = Decoder(spec.model, on_mesh)
-    draw = drawing.make_draw(model, spec.rollout, tokens, temperature=spec.rollout.temperature)
-    differing = jax.jit(
-        learner.with_exact_matmuls(functools.partial(mismatch.expert_mismatch, model))
-    )
     rounds_apart = spec.model.compute_dtype != "float32" and not spec.model.is_dense
 
     def measure(state: state_lib.PolicyState) -> dict[str, float]:
         variables, key = {"params": state.params, "balance": state.balance}, jax.random.key(0)
         size = spec.rollout.num_rows
-        found = drawing.answer_all(draw, variables, table, key, batch_size=size)
+        found = drawing.answer_all(compiled.draw, variables, table, key, batch_size=size)
         is_right = found.is_right
         if listed[0].task not in EXACT_TASKS:
             mask = np.arange(found.responses.shape[1]) < found.lengths[:, None]
@@ -216,8 +135,8 @@ def _make_measure(
         measured = {"heldout_accuracy": float(np.mean(is_right))}
         if rounds_apart:
             first = drawing.as_prompts(encoded.take(table, np.arange(size) % len(listed)))
-            drawn, _ = draw(variables, first, key)
-            measured["expert_mismatch"] = float(differing(variables, first, drawn))
+            drawn, _ = compiled.draw(variables, first, key)
+            measured["expert_mismatch"] = float(compiled.expert_mismatch(variables, first, drawn))
         return measured
 
     return measure

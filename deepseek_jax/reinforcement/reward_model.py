@@ -9,35 +9,36 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from deepseek_jax.core.preference_spec import PreferenceRunSpec
-from deepseek_jax.core.stage_spec import RewardRunSpec
 from deepseek_jax.nn.scalar import ScalarDecoder
 from deepseek_jax.objectives import preference
-from deepseek_jax.parallel.layout import Layout
 from deepseek_jax.reinforcement.pairs import Pairs
 from deepseek_jax.training import step as step_lib
 from deepseek_jax.training.state import TrainState
 
 Metrics = dict[str, Array]
+# (state, pairs) -> (state, metrics)
+Step = Callable[[TrainState, Pairs], tuple[TrainState, Metrics]]
 # (variables, rows [B, L], lengths [B]) -> logits [B]
 Scores = Callable[[Any, Any, Any], Float[Array, " B"]]
 
 
 def make_step(
-    spec: RewardRunSpec | PreferenceRunSpec,
+    model: ScalarDecoder,
     optimizer: optax.GradientTransformation,
-    layout: Layout | None,
-) -> Callable[[TrainState, Pairs], tuple[TrainState, Metrics]]:
+    *,
+    centering_weight: float,
+    shardings: TrainState | None,
+) -> Step:
     """A jitted step on a batch of pairs; it consumes its state.
 
     The loss is Bradley-Terry's on the logits, and a little of their square.
 
     Args:
-      spec: of the run.
+      model: the reward model.
       optimizer: makes the updates.
-      layout: the mesh; None is one device.
+      centering_weight: of the square.
+      shardings: of the state on a mesh, which it keeps; None on one device.
     """
-    model = ScalarDecoder(spec.model, layout)
 
     def loss(params: PyTree, balance: PyTree, pairs: Pairs) -> tuple[Array, Metrics]:
         tokens = jnp.concatenate([pairs.chosen, pairs.rejected])
@@ -54,7 +55,7 @@ def make_step(
             "score_chosen": jnp.mean(jax.nn.sigmoid(chosen)),
             "score_rejected": jnp.mean(jax.nn.sigmoid(rejected)),
         }
-        return value + spec.pairs.centering_weight * jnp.mean(centering) + aux_loss, told
+        return value + centering_weight * jnp.mean(centering) + aux_loss, told
 
     def step(state: TrainState, pairs: Pairs) -> tuple[TrainState, Metrics]:
         gradients, told = jax.grad(loss, has_aux=True)(state.params, state.balance, pairs)
@@ -67,7 +68,7 @@ def make_step(
         )
         return step_lib.new_if_finite(new, state, told.values()), told
 
-    return jax.jit(step, donate_argnums=0)
+    return step_lib.jitted(step, shardings)
 
 
 def make_scores(model: ScalarDecoder) -> Scores:

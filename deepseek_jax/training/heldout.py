@@ -19,13 +19,28 @@ from deepseek_jax.training.step import Apply, Batch
 Measure = Callable[[TrainState], dict[str, float]]
 
 
+TotalNats = Callable[[PyTree, PyTree, Batch], Float[Array, ""]]
+
+
+def make_total_nats(apply: Apply, *, layout: Layout) -> TotalNats:
+    """A jitted (params, balance, batch) -> the summed loss, float32, padding left out.
+
+    Args:
+      apply: the model, `Decoder(spec).apply`.
+      layout: the mesh that rows are put on.
+    """
+    return jax.jit(
+        lambda params, balance, batch: _nats(apply, params, balance, batch, layout=layout)
+    )
+
+
 def make_measure(
-    apply: Apply, data: TextData, *, num_rows: int, batch_size: int, layout: Layout
+    total_nats: TotalNats, data: TextData, *, num_rows: int, batch_size: int, layout: Layout
 ) -> Measure:
     """A function from a state to its held-out loss and bits per byte.
 
     Args:
-      apply: the model, `Decoder(spec).apply`.
+      total_nats: of `make_total_nats`.
       data: its first held-out rows are measured, with its tokenizer's bytes.
       num_rows: how many.
       batch_size: rows of one forward pass.
@@ -49,9 +64,6 @@ def make_measure(
         raise ValueError(
             f"train.eval_rows={num_rows}: these rows hold no text, only prompts; give more rows"
         )
-    total_nats = jax.jit(
-        lambda params, balance, batch: _nats(apply, params, balance, batch, layout=layout)
-    )
 
     def measure(state: TrainState) -> dict[str, float]:
         nats = 0.0

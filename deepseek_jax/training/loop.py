@@ -12,7 +12,6 @@ from rich import console as rich_console
 from deepseek_jax.core.run_spec import RunSpec
 from deepseek_jax.data import batches, tokenizers
 from deepseek_jax.data.text_data import TextData
-from deepseek_jax.nn.model import Decoder
 from deepseek_jax.parallel import placement
 from deepseek_jax.training import (
     checkpoint,
@@ -23,9 +22,9 @@ from deepseek_jax.training import (
     metrics,
     optimizer,
     parameter_groups,
+    programs,
     progress,
     starting,
-    state,
     step,
     sums,
     workdir,
@@ -126,25 +125,17 @@ class _Run:
         spec = run_spec.train
         self._spec, self._directory = spec, directory
         self._layout = layout = hosts.layout_for(run_spec)
-        is_cut = layout.mesh.size > 1
-        model = Decoder(run_spec.model)
-        length = run_spec.data.sequence_length
-        transform = optimizer.make_optimizer(
+        compiled = programs.make(
+            run_spec.model,
             run_spec.optimizer,
             num_steps=spec.num_steps,
-            placement=state.parameter_placement(model, sequence_length=length, mesh=layout.mesh),
-        )
-        abstract = state.abstract(model, transform, sequence_length=length, mesh=layout.mesh)
-        self._train_step = step.make_train_step(
-            Decoder(run_spec.model, layout if is_cut else None).apply,
-            transform,
             num_microbatches=spec.num_microbatches,
-            bias_update_rate=run_spec.model.bias_update_rate,
-            layout=layout if is_cut else None,
-            shardings=state.shardings(abstract),
+            sequence_length=run_spec.data.sequence_length,
+            layout=layout,
         )
+        self._train_step = compiled.train_step
         self._measure = heldout.make_measure(
-            Decoder(run_spec.model.dropless(), layout.exact() if is_cut else None).apply,
+            compiled.total_nats,
             data,
             num_rows=spec.eval_rows,
             batch_size=spec.microbatch_size,
@@ -163,34 +154,24 @@ class _Run:
         )
         stack.callback(self._checkpoints.close)
 
-        def initial() -> state.TrainState:
-            key = jax.random.key(run_spec.seed)
-            return state.initial_state(model, transform, key, sequence_length=length)
-
         self._names = [
             parameter_groups.parameter_name(path)
-            for path, _ in jax.tree_util.tree_leaves_with_path(abstract.params)
+            for path, _ in jax.tree_util.tree_leaves_with_path(compiled.abstract.params)
         ]
-        restored = self._checkpoints.restore(abstract, step=spec.restore_step)
+        restored = self._checkpoints.restore(compiled.abstract, step=spec.restore_step)
         self.started_from: dict[str, Any] | None = None
         if restored is None:
             seconds = 0.0
             self._sums = sums.RunningSums()
+            key = jax.random.key(run_spec.seed)
             if spec.start_from is None:
-                self._state = jax.jit(initial, out_shardings=state.shardings(abstract))()
+                self._state = compiled.initial(key)
             else:
                 given = starting.read(
-                    spec.start_from, abstract, data.tokenizer, directory=directory
+                    spec.start_from, compiled.abstract, data.tokenizer, directory=directory
                 )
                 self.started_from = {"path": spec.start_from, "step": given.step}
-                self._state = starting.first_state(
-                    given,
-                    model,
-                    transform,
-                    jax.random.key(run_spec.seed),
-                    abstract=abstract,
-                    sequence_length=length,
-                )
+                self._state = compiled.adopted(given.params, given.balance, key)
         else:
             self._state = restored.state
             self._sums = sums.from_json(restored.progress["sums"])

@@ -1,16 +1,10 @@
 """A run that begins with the parameters of another one. Floor 5."""
 
 import pathlib
-from typing import Any
-
-import flax.linen as nn
-import jax
-import optax
-from jaxtyping import Array, Key
 
 from deepseek_jax.data import tokenizers
 from deepseek_jax.data.tokenizers import Tokenizer
-from deepseek_jax.training import checkpoint, hosts, state, workdir
+from deepseek_jax.training import checkpoint, hosts, workdir
 from deepseek_jax.training.checkpoint import Model
 from deepseek_jax.training.state import TrainState
 
@@ -59,31 +53,3 @@ def read(
         raise FileNotFoundError(f"{where}: {error}") from error
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
-
-
-def first_state(
-    given: Model,
-    model: nn.Module,
-    transform: optax.GradientTransformation,
-    key: Key[Array, ""],
-    *,
-    abstract: TrainState,
-    sequence_length: int,
-) -> TrainState:
-    """`state.initial_state`, but for its parameters and choice biases, which are the given ones.
-
-    Args:
-      given: of `read`.
-      model: as for `state.initial_state`.
-      transform: the optimizer; its moments begin afresh.
-      key: as for `state.initial_state`.
-      abstract: how the state lies on the mesh.
-      sequence_length: as for `state.initial_state`.
-    """
-
-    def made(params: Any, balance: Any) -> TrainState:
-        random = state.initial_state(model, transform, key, sequence_length=sequence_length)
-        opt_state = transform.init(params)
-        return random._replace(params=params, balance=balance, opt_state=opt_state)
-
-    return jax.jit(made, out_shardings=state.shardings(abstract))(given.params, given.balance)

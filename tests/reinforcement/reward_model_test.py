@@ -40,7 +40,12 @@ def begun():
             SPEC.model, transform, start, key, sequence_length=24, bias=0.5
         )
     )(jax.random.key(0))
-    step = reward_model.make_step(SPEC, transform, None)
+    step = reward_model.make_step(
+        ScalarDecoder(SPEC.model),
+        transform,
+        centering_weight=SPEC.pairs.centering_weight,
+        shardings=None,
+    )
     return step, state, reward_model.make_scores(ScalarDecoder(SPEC.model)), start
 
 

@@ -24,9 +24,9 @@ from deepseek_jax.training import (
     manifest,
     metrics,
     optimizer,
+    programs,
     progress,
     state,
-    step,
     workdir,
 )
 from tests.training import tiny
@@ -96,13 +96,22 @@ def assert_same_run(directory, other, spec):
     assert (directory / "load.jsonl").read_text() == (other / "load.jsonl").read_text()
 
 
+def _with_step(monkeypatch, around):
+    """Runs take the step that `around` makes of their own."""
+    make = programs.make
+
+    def changed(*args, **kwargs):
+        made = make(*args, **kwargs)
+        return made._replace(train_step=around(made.train_step))
+
+    monkeypatch.setattr(programs, "make", changed)
+
+
 def _stop_at(monkeypatch, stops):
     """Sends this process SIGTERM while the given steps run, each once."""
-    make, left = step.make_train_step, list(stops)
+    left = list(stops)
 
-    def stopping(*args, **kwargs):
-        train_step = make(*args, **kwargs)
-
+    def stopping(train_step):
         def run(current, batch):
             if left and int(current.step) + 1 == left[0]:
                 left.pop(0)
@@ -111,7 +120,7 @@ def _stop_at(monkeypatch, stops):
 
         return run
 
-    monkeypatch.setattr(step, "make_train_step", stopping)
+    _with_step(monkeypatch, stopping)
 
 
 def test_what_a_run_leaves(uninterrupted):
@@ -161,11 +170,8 @@ def test_lines_written_after_the_last_checkpoint_are_written_once(
 ):
     """As after a SIGKILL at step 7: the line of step 6 is there, the checkpoint is of step 4."""
     spec = tiny.run_spec(corpus)
-    make = step.make_train_step
 
-    def failing(*args, **kwargs):
-        train_step = make(*args, **kwargs)
-
+    def failing(train_step):
         def run(current, batch):
             if int(current.step) == 6:
                 raise KeyboardInterrupt
@@ -173,12 +179,12 @@ def test_lines_written_after_the_last_checkpoint_are_written_once(
 
         return run
 
-    monkeypatch.setattr(step, "make_train_step", failing)
-    with pytest.raises(KeyboardInterrupt):
-        _train(spec, tmp_path)
+    with monkeypatch.context() as patch:
+        _with_step(patch, failing)
+        with pytest.raises(KeyboardInterrupt):
+            _train(spec, tmp_path)
     assert _lines(tmp_path)[-1]["step"] == 6
     assert checkpoint.finished_steps(tmp_path / "checkpoints") == [4]
-    monkeypatch.setattr(step, "make_train_step", make)
     assert _train(spec, tmp_path) == loop.Outcome(12, 8, None)
     assert_same_run(tmp_path, uninterrupted, spec)
 
@@ -229,7 +235,8 @@ def test_a_nan_stops_the_run_and_leaves_the_last_checkpoint(corpus, tmp_path, mo
     poisoned = texts / "0.txt"  # on the training side
     poisoned.write_text(poisoned.read_text().replace("0 and 0 0", "0 and 0 ~", 1))
     assert poisoned.read_text().count("~") == 1
-    monkeypatch.setattr(loop, "Decoder", _PoisonedDecoder)
+    monkeypatch.setattr(programs, "Decoder", _PoisonedDecoder)
+    monkeypatch.setattr(programs, "make", programs.make.__wrapped__)
     run = tmp_path / "run"
     with pytest.raises(
         finite.NonFiniteError, match=r"step (\d+): loss nan.*embed.embedding"
