@@ -1,6 +1,7 @@
 """A whole layer of routed experts, forward and backward, beside transformers' on the same device.
 
 Run: python -m benchmarks.moe_layer [--peer-python=PYTHON] [--out=runs/moe_layer.json]
+     python -m benchmarks.moe_layer --shapes=1x4x128x1024x2048,8x4x128x1024x2048,64x4x128x1024x2048
      python -m benchmarks.moe_layer --shapes=64x2x8x128x128 --dtype=float32     (a CPU can do it)
 
 A shape is tokens x experts of a token x experts x model x hidden; routing is even up to chance, or
@@ -8,11 +9,12 @@ skewed (shares drawn from a Dirichlet distribution with parameter 2). The backwa
 gradients of tokens, routing weights and all matrices. The peer, in a Python of its own that has
 torch and transformers 5 or later, gets the same routing: Qwen3MoeExperts with `grouped_mm`, as it
 is and compiled; "x peer" is the faster of the two over ours. Times are medians of rounds of many
-calls; TFLOP/s count 18 D F operations a row. Memory is the most that is held at once, arguments
-and results included (of ours by XLA's plan of the program, of torch's by its allocator), and what
-the forward pass keeps for the backward pass beside its arguments and its answer. The error is the
-largest of some tokens and experts, relative to float64. A second table has the parts one by one,
-each a program of its own, and what they move or compute in a second.
+calls; TFLOP/s count 18 D F operations a row, and GB/s the matrices, read once, of the experts that
+any token chose: what a few tokens, as in decoding, have to wait for. Memory is the most that is
+held at once, arguments and results included (of ours by XLA's plan of the program, of torch's by
+its allocator), and what the forward pass keeps for the backward pass beside its arguments and its
+answer. The error is the largest of some tokens and experts, relative to float64. A second table has
+the parts one by one, each a program of its own, and what they move or compute in a second.
 
 Where a backend has fused kernels (`swiglu.FUSED`) the layer is measured with them too, and a third
 table has each of them alone beside the parts that it stands for.
@@ -70,7 +72,7 @@ def main() -> None:
     request = measuring.request(dtype, problems=problems)
     measuring.write(arguments.out, found | {"peer": None})
     found["peer"] = peer.run(PEER, request, python=arguments.peer_python, package="transformers")
-    report(rich_console.Console(width=150), found)
+    report(rich_console.Console(width=160), found)
     measuring.write(arguments.out, found)
 
 
@@ -204,6 +206,7 @@ def report(console: rich_console.Console, found: dict[str, Any]) -> None:
         "routing",
         "computed by, remat",
         "forward ms",
+        "GB/s",
         "x peer",
         "both ms",
         "TFLOP/s",
@@ -215,7 +218,7 @@ def report(console: rich_console.Console, found: dict[str, Any]) -> None:
     theirs = [] if other is None else other["measured"]
     for each in [*found["ours"], *theirs]:
         mine = [its for its in theirs if _name(its) == _name(each) and each not in theirs]
-        table.add_row(*_cells(each, mine))
+        table.add_row(*_cells(each, mine, itemsize=jnp.dtype(made["dtype"]).itemsize))
     console.print(table)
     for each in found["parts"]:
         for table in moe_layer_parts.tables(each):
@@ -238,8 +241,10 @@ def _name(measured: dict[str, Any]) -> tuple[Any, ...]:
     return (*problem["shape"], problem["routing"])
 
 
-def _cells(each: dict[str, Any], theirs: list[dict[str, Any]]) -> list[str]:
+def _cells(each: dict[str, Any], theirs: list[dict[str, Any]], *, itemsize: int) -> list[str]:
     shape = Shape(*each["problem"]["shape"])
+    ids, _ = moe_layer_problem.draw_routing(shape, each["problem"]["routing"])
+    matrices = 3 * shape.model_dim * shape.width * itemsize * len(np.unique(ids))
 
     def ratio(part: str) -> str:
         return f"{min(its[part] for its in theirs) / each[part]:.2f}" if theirs else ""
@@ -254,6 +259,7 @@ def _cells(each: dict[str, Any], theirs: list[dict[str, Any]]) -> list[str]:
         each["problem"]["routing"],
         each["name"],
         f"{1e3 * forward:.3f}",
+        f"{matrices / forward / 1e9:,.0f}",
         ratio("forward_seconds"),
         f"{1e3 * both:.3f}",
         f"{shape.training_flops / both / 1e12:.1f}",

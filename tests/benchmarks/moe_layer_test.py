@@ -67,10 +67,10 @@ def test_skewed_is_less_even():
 
 
 def test_the_tables_have_ratios_to_the_faster_peer_and_all_parts(measured):
-    ours = measured[False] | {"forward_seconds": 0.5, "both_seconds": 2.0}
+    ours = measured[False] | {"forward_seconds": 0.5e-6, "both_seconds": 2.0}
     theirs = [
-        ours | {"name": "slow", "forward_seconds": 9.0, "both_seconds": 9.0},
-        ours | {"name": "fast", "forward_seconds": 1.0, "both_seconds": 3.0},
+        ours | {"name": "slow", "forward_seconds": 9.0e-6, "both_seconds": 9.0},
+        ours | {"name": "fast", "forward_seconds": 1.0e-6, "both_seconds": 3.0},
     ]
     parts = moe_layer.measure_parts(PROBLEM, "loop", jnp.float32)
     found = {
@@ -80,11 +80,13 @@ def test_the_tables_have_ratios_to_the_faster_peer_and_all_parts(measured):
         "copy_bytes_per_second": 1.0,
         "made_with": {"device": "a", "jax": "b", "python": "c", "dtype": "float32"},
     }
-    console = rich_console.Console(file=io.StringIO(), width=150)
+    console = rich_console.Console(file=io.StringIO(), width=160)
     moe_layer.report(console, found)
     lines = console.file.getvalue().splitlines()
     line = next(line for line in lines if "loop, none" in line).split()
-    assert [line[place] for place in (5, 8)] == ["2.00", "1.50"]
+    assert [line[place] for place in (6, 9)] == ["2.00", "1.50"]
+    # All four experts are used: 4 x 3 x 16 x 32 numbers of 4 bytes in half a microsecond.
+    assert line[5] == "49"
     matmuls = [part for part in parts["parts"] if part["flops"]]
     assert sum(part["flops"] * part["times"] for part in matmuls) == SHAPE.training_flops
     assert any("all else" in line for line in lines)
