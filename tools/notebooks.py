@@ -7,6 +7,7 @@ and exit status 1.
 """
 
 import argparse
+import concurrent.futures
 import pathlib
 import sys
 import tempfile
@@ -18,6 +19,7 @@ from mypy import api as mypy_api
 
 FOLDER = pathlib.Path(__file__).parents[1] / "notebooks"
 SECONDS = 600  # for one cell, only so that a hang ends
+NUM_AT_ONCE = 2  # each waits for one core much of the time
 # What cells may do that modules may not: use a name again for another type, pass numpy's arrays.
 ALLOWED = (
     "arg-type",
@@ -41,6 +43,15 @@ def execute(path: pathlib.Path) -> nbformat.NotebookNode:
         notebook, timeout=SECONDS, resources={"metadata": {"path": str(path.parent)}}
     )
     return client.execute()
+
+
+def run(path: pathlib.Path, *, is_kept: bool) -> float:
+    """Executes one, writes what it shows if that is kept, and returns the seconds it took."""
+    started = time.perf_counter()
+    notebook = execute(path)
+    if is_kept:
+        nbformat.write(without_times(notebook), path)
+    return time.perf_counter() - started
 
 
 def without_times(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
@@ -88,16 +99,15 @@ def main() -> None:
     paths = [FOLDER / name for name in arguments.names] or sorted(FOLDER.glob("*.ipynb"))
     if arguments.types:
         sys.exit(type_errors(paths) or None)
-    for path in paths:
-        started = time.perf_counter()
-        try:
-            notebook = execute(path)
-        except nbclient.exceptions.CellExecutionError as error:
-            print(f"{path.name}: {error}", file=sys.stderr)
-            sys.exit(1)
-        if not arguments.check:
-            nbformat.write(without_times(notebook), path)
-        print(f"{path.name}: {time.perf_counter() - started:.0f} s")
+    with concurrent.futures.ProcessPoolExecutor(NUM_AT_ONCE) as pool:
+        running = {path: pool.submit(run, path, is_kept=not arguments.check) for path in paths}
+        for path, one in running.items():
+            try:
+                print(f"{path.name}: {one.result():.0f} s", flush=True)
+            except nbclient.exceptions.CellExecutionError as error:
+                print(f"{path.name}: {error}", file=sys.stderr)
+                pool.shutdown(cancel_futures=True)
+                sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -43,6 +43,9 @@ def _updated():
     return _update()(built.state, *_drawn(), built.reward_variables)
 
 
+_policy_terms = jax.jit(functools.partial(forward.policy_terms, Decoder(SPEC.model)))
+
+
 def test_what_an_iteration_reports():
     built, (drawn, verdict), (state, told) = _built(), _drawn(), _updated()
     assert int(state.step) == int(state.critic.step) == 1
@@ -51,10 +54,9 @@ def test_what_an_iteration_reports():
     assert float(told["finished_rate"]) == np.mean(drawn.is_finished)
     assert 0.0 < float(told["finished_rate"]) < 1.0  # so that both kinds are in this test
     assert float(told["logprob_mismatch"]) < tolerances.MODEL_F32["atol"]
-    model, variables = Decoder(SPEC.model), {"params": built.state.params}
-    variables["balance"] = built.state.balance
-    terms = forward.policy_terms(model, variables, drawn)
-    reference = forward.policy_terms(model, built.state.reference, drawn).logprobs
+    variables = {"params": built.state.params, "balance": built.state.balance}
+    terms = _policy_terms(variables, drawn)
+    reference = _policy_terms(built.state.reference, drawn).logprobs
     differences = jnp.where(drawn.mask, terms.logprobs - reference, 0.0).sum(axis=1)
     np.testing.assert_allclose(told["kl"], differences.mean(), **tolerances.MODEL_F32)
     np.testing.assert_allclose(
@@ -111,7 +113,7 @@ def test_padding_changes_nothing():
 def test_choice_biases_move_once_by_the_load_of_the_whole_batch():
     built, (drawn, _), (after, _) = _built(), _drawn(), _updated()
     variables = {"params": built.state.params, "balance": built.state.balance}
-    stats = forward.policy_terms(Decoder(SPEC.model), variables, drawn).stats
+    stats = _policy_terms(variables, drawn).stats
     want = jax.vmap(
         lambda load: balance_ops.updated_choice_bias(
             jnp.zeros_like(load), load, rate=SPEC.model.bias_update_rate
