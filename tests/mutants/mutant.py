@@ -56,7 +56,7 @@ def mutant_of(
         path=path,
         snippet=snippet,
         replacement=replacement,
-        tests=tuple(test if "::" in test else f"{own}::{test}" for test in tests),
+        tests=tuple(test if test.startswith("tests/") else f"{own}::{test}" for test in tests),
     )
 
 
