@@ -39,6 +39,14 @@ hypothesis.settings.register_profile(
     suppress_health_check=CHECKS,
 )
 hypothesis.settings.register_profile(
+    "few",  # of other Pythons: what their JAX does otherwise shows in any example
+    derandomize=True,
+    database=None,
+    deadline=None,
+    max_examples=3,
+    suppress_health_check=CHECKS,
+)
+hypothesis.settings.register_profile(
     "nightly", deadline=None, max_examples=1000, suppress_health_check=CHECKS
 )
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))

@@ -9,4 +9,4 @@ jax="$2"
 folder=".venv-$python-jax-${jax%.\*}"
 tools/environment.sh "$folder" "$python" "jax==$jax"
 "$folder/bin/python" tools/versions.py
-HYPOTHESIS_PROFILE=quick tools/pytest.sh "$folder/bin/python" -n 2 --dist loadfile --no-loadscope-reorder -m 'not deep and not slow' -k 'not without_jit'
+HYPOTHESIS_PROFILE=few tools/pytest.sh "$folder/bin/python" -n 2 --dist loadfile --no-loadscope-reorder -m 'not deep and not slow' -k 'not without_jit'
