@@ -62,7 +62,11 @@ def without_times(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
 
 def type_errors(paths: list[pathlib.Path]) -> str:
-    """What mypy says of the cells' code, a line each with notebook, cell and line; or nothing."""
+    """What mypy says of the cells' code, a line each with notebook, cell and line; or nothing.
+
+    Raises:
+      RuntimeError: mypy could not run.
+    """
     flags = ["--config-file=", "--check-untyped-defs", "--ignore-missing-imports"]
     flags += ["--follow-imports=silent", "--no-error-summary", "--hide-error-context"]
     flags += [f"--disable-error-code={code}" for code in ALLOWED]
@@ -72,7 +76,9 @@ def type_errors(paths: list[pathlib.Path]) -> str:
         for path in paths:
             module = pathlib.Path(folder, f"notebook_{path.stem}.py")
             cells = [
-                cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"
+                cell.source.rstrip()
+                for cell in nbformat.read(path, 4).cells
+                if cell.cell_type == "code"
             ]
             places[str(module)] = [
                 f"{path.name}, code cell {number}, line {line}"
@@ -80,7 +86,9 @@ def type_errors(paths: list[pathlib.Path]) -> str:
                 for line in range(1, len(source.splitlines()) + 1)
             ]
             module.write_text("".join(f"{source}\n" for source in cells))
-        found, _, _ = mypy_api.run([*flags, *places])
+        found, failure, _ = mypy_api.run([*flags, *places])
+    if failure:
+        raise RuntimeError(f"mypy did not run: {failure}")
     lines = []
     for line in found.splitlines():
         file, number, told = line.split(":", 2)
