@@ -5,8 +5,8 @@ Run: python -m benchmarks.dense_parts [--out=runs/dense_parts.json]
 
 The second is small enough for a CPU. Each way stands beside a plain one, which is its baseline:
 the loss with its gradients by chunks (`objectives/linear_next_token.py`) beside all logits and
-automatic differentiation; log-normalisers by one reading of a chunk's logits, which no part of
-the package does yet, beside two; the router's product by three of bfloat16
+automatic differentiation; log-normalisers by one reading of a chunk's logits
+(`objectives/log_norms.py`) beside two; the router's product by three of bfloat16
 (`ops/float32_product.py`) beside one of float32, forward and the gradients of both operands.
 Times are medians of rounds of many calls. The error is that of the norm of the first result,
 relative to float64, over the first rows.
@@ -24,7 +24,7 @@ import numpy as np
 from rich import console as rich_console
 
 from benchmarks import measuring
-from deepseek_jax.objectives import linear_next_token, next_token
+from deepseek_jax.objectives import linear_next_token, log_norms, next_token
 from deepseek_jax.ops import float32_product
 from deepseek_jax.training import nats
 from experiments import numbers
@@ -86,8 +86,8 @@ def ways(*, rows: int, length: int, dim: int, vocab: int, experts: int) -> list[
     return [
         Way(loss, "all logits", _with_gradients(_whole), inputs, 3 * flops * vocab, None),
         Way(loss, "by chunks", _with_gradients(by_chunks), inputs, 3 * flops * vocab, None),
-        Way(norms, "two readings", _two_readings, (logits,), 0.0, _exact_norms),
-        Way(norms, "one reading", _one_reading, (logits,), 0.0, _exact_norms),
+        Way(norms, "two readings", log_norms.two_readings, (logits,), 0.0, _exact_norms),
+        Way(norms, "one reading", log_norms.one_reading, (logits,), 0.0, _exact_norms),
         Way("router", "float32", float32_product.at_once, routed, flops * experts, _exact_product),
         Way(
             "router",
@@ -181,22 +181,6 @@ def _whole(hidden: Any, head: Any, targets: Any, weights: Any) -> Any:
 
 def _with_gradients(loss: Callable[..., Any]) -> Callable[..., Any]:
     return jax.value_and_grad(loss, argnums=(0, 1))
-
-
-def _two_readings(logits: Any) -> Any:
-    return jax.nn.logsumexp(logits, axis=-1)
-
-
-def _one_reading(logits: Any) -> Any:
-    """The running maximum, and the sum relative to it."""
-
-    def join(one: tuple[Any, Any], other: tuple[Any, Any]) -> tuple[Any, Any]:
-        most = jnp.maximum(one[0], other[0])
-        return most, one[1] * jnp.exp(one[0] - most) + other[1] * jnp.exp(other[0] - most)
-
-    nothing = (jnp.finfo(jnp.float32).min, jnp.float32(0.0))
-    most, total = jax.lax.reduce((logits, jnp.ones_like(logits)), nothing, join, (1,))
-    return most + jnp.log(total)
 
 
 def _exact_norms(logits: Any) -> Any:

@@ -161,6 +161,7 @@ def measure(problem: dict[str, Any], backend: Any, dtype: Any) -> dict[str, Any]
             measuring.seconds(lambda: forward_calls(rows, weights, calls)) / len(calls),
             measuring.seconds(lambda: backward_calls(rows, weights, calls, d_out)) / len(calls),
         ]
+    measuring.say(f"{'x'.join(map(str, shape))}, {problem['sizes']}, {backend}, forward", took[0])
     return {
         "problem": problem,
         "backend": backend,

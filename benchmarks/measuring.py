@@ -4,6 +4,7 @@ import json
 import pathlib
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -62,6 +63,11 @@ def request(dtype: Any, **what: Any) -> dict[str, Any]:
         "seconds_a_round": SECONDS_A_ROUND,
         **what,
     }
+
+
+def say(name: str, took: float) -> None:
+    """One line on stderr for whoever waits for the tables: what was measured just now."""
+    print(f"{name}: {1e3 * took:.3f} ms", file=sys.stderr, flush=True)
 
 
 def write(path: pathlib.Path | None, found: dict[str, Any]) -> None:

@@ -21,6 +21,8 @@ table has each of them alone beside the parts that it stands for.
 """
 
 import argparse
+import collections
+import math
 import pathlib
 import sys
 from collections.abc import Callable
@@ -140,15 +142,18 @@ def measure(
     errors = moe_layer_problem.errors(*routing, _found(made, out, gradients))
     is_finite = all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves((out, gradients)))
     del out, gradients
+    name = f"{backend}{' fused' * fused}, {'experts' if recompute else 'none'}"
+    both_seconds = measuring.seconds(lambda: compiled(*made))
+    measuring.say(f"{problem['shape'].name}, {problem['routing']}, {name}", both_seconds)
     return {
         "problem": problem,
-        "name": f"{backend}{' fused' * fused}, {'experts' if recompute else 'none'}",
+        "name": name,
         "errors": errors,
         "all_finite": is_finite,
         "num_bytes": most_bytes(compiled),
         "num_kept_bytes": kept_bytes(answer, *entered),
         "forward_seconds": measuring.seconds(lambda: forward(*entered)),
-        "both_seconds": measuring.seconds(lambda: compiled(*made)),
+        "both_seconds": both_seconds,
     }
 
 
@@ -160,13 +165,15 @@ def most_bytes(compiled: Any) -> int:
 
 
 def kept_bytes(answer: Any, *entered: Any) -> int:
-    """What jax keeps for the backward pass of `answer`, arguments that it keeps left out."""
+    """What jax keeps for the backward pass of `answer`, beside arguments (told by their types)."""
     *learned, ids = entered
     pull = jax.eval_shape(lambda *three: jax.vjp(lambda *x: answer(*x, ids), *three)[1], *learned)
-    sizes = [
-        sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree)) for tree in (pull, learned)
-    ]
-    return int(sizes[0] - sizes[1])
+    kept, arguments = (
+        collections.Counter((x.shape, x.dtype) for x in jax.tree.leaves(tree))
+        for tree in (pull, learned)
+    )
+    made = (kept - arguments).items()
+    return sum(math.prod(shape) * dtype.itemsize * number for (shape, dtype), number in made)
 
 
 def _found(made: Arguments, out: Any, gradients: list[Any]) -> Layer:

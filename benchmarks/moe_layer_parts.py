@@ -45,17 +45,21 @@ class Part(NamedTuple):
 
 def measure(shape: Shape, made: Arguments, backend: Any) -> list[dict[str, Any]]:
     """Seconds of each part."""
-    return [
-        {
-            "name": part.name,
-            "times": part.times,
-            "seconds": measuring.seconds(part.call),
-            "num_bytes": part.num_bytes,
-            "flops": part.flops,
-            "instead_of": part.instead_of,
-        }
-        for part in parts_of(shape, made, backend)
-    ]
+    measured = []
+    for part in parts_of(shape, made, backend):
+        took = measuring.seconds(part.call)
+        measuring.say(part.name, took)
+        measured.append(
+            {
+                "name": part.name,
+                "times": part.times,
+                "seconds": took,
+                "num_bytes": part.num_bytes,
+                "flops": part.flops,
+                "instead_of": part.instead_of,
+            }
+        )
+    return measured
 
 
 def _compiled(function: Any, *arrays: Any) -> tuple[Any, Callable[[], Any]]:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from deepseek_jax.objectives import masked, next_token
+from deepseek_jax.objectives import log_norms, masked, next_token
 
 # Cuts an array [S, rows, V] as a mesh wants it.
 Constrain = Callable[[Array], Array]
@@ -85,7 +85,7 @@ def _summed(kernel: Float[Array, "D V"], chunks: _Chunk, constrain: Constrain) -
 
     def add(total: Float[Array, " S"], chunk: _Chunk) -> tuple[Float[Array, " S"], None]:
         logits = _logits(kernel, chunk, constrain)
-        return total + _value(logits, _log_norms(logits), chunk), None
+        return total + _value(logits, log_norms.log_norms(logits), chunk), None
 
     zeros = jnp.zeros(chunks[1].shape[1], jnp.float32)
     return jnp.sum(jax.lax.scan(add, zeros, chunks)[0])
@@ -102,11 +102,11 @@ def _summed_forward(
         value, d_kernel = total
         hidden = chunk[0]
         logits = _logits(kernel, chunk, constrain)
-        log_norms = _log_norms(logits)
-        d_logits = _logit_gradient(logits, log_norms, chunk).astype(hidden.dtype)
+        norms = log_norms.log_norms(logits)
+        d_logits = _logit_gradient(logits, norms, chunk).astype(hidden.dtype)
         d_hidden = jnp.einsum("srv,dv->srd", d_logits, kernel, preferred_element_type=jnp.float32)
         d_kernel += jnp.einsum("srd,srv->sdv", hidden, d_logits, preferred_element_type=jnp.float32)
-        return (value + _value(logits, log_norms, chunk), d_kernel), d_hidden.astype(hidden.dtype)
+        return (value + _value(logits, norms, chunk), d_kernel), d_hidden.astype(hidden.dtype)
 
     num_parts = chunks[1].shape[1]
     zeros = (
@@ -140,26 +140,21 @@ def _logits(
     )
 
 
-def _log_norms(logits: Float[Array, "S R V"]) -> Float[Array, "S R"]:
-    """What turns logits into log-probabilities; takes two readings of all logits."""
-    return jax.nn.logsumexp(logits, axis=-1)
-
-
 def _value(
-    logits: Float[Array, "S R V"], log_norms: Float[Array, "S R"], chunk: _Chunk
+    logits: Float[Array, "S R V"], norms: Float[Array, "S R"], chunk: _Chunk
 ) -> Float[Array, " S"]:
     """The loss of one chunk, by part."""
     _, targets, weights = chunk
-    terms = log_norms - next_token.target_logits(logits, targets)
+    terms = norms - next_token.target_logits(logits, targets)
     return jnp.sum(weights * masked.zeroed(terms, weights != 0.0), axis=1)
 
 
 def _logit_gradient(
-    logits: Float[Array, "S R V"], log_norms: Float[Array, "S R"], chunk: _Chunk
+    logits: Float[Array, "S R V"], norms: Float[Array, "S R"], chunk: _Chunk
 ) -> Float[Array, "S R V"]:
     """Of the loss of one chunk by its logits, float32."""
     _, targets, weights = chunk
-    probs = jnp.exp(logits - log_norms[..., None])
+    probs = jnp.exp(logits - norms[..., None])
     symbols = jnp.arange(logits.shape[-1], dtype=targets.dtype)[None, None]
     terms = probs - (symbols == targets[..., None]).astype(jnp.float32)
     weight = weights[..., None]

@@ -61,15 +61,15 @@ def dropless(*, num_assignments: int) -> Moe:
 
 
 def grouped(
-    *, backend: Backend, recompute: bool, interpret: bool = False, fused: bool = False
+    *, backend: Backend, recompute: bool, interpret: bool = False, fused: bool = True
 ) -> Moe:
     """Every assignment is computed, by grouped matmuls on as many rows as there are assignments.
 
     Args:
       backend: of the matmuls.
-      recompute: the products with gate and up are made again in the backward pass.
+      recompute: rows and their products with gate and up are made again in the backward pass.
       interpret: runs the kernels of the matmuls step by step, on any device; for tests.
-      fused: as `kernels.routed_swiglu`; no model has it yet, for it was never measured.
+      fused: as `kernels.routed_swiglu`, where the backend can.
     """
 
     def moe(
@@ -89,7 +89,7 @@ def grouped(
             backend=backend,
             interpret=interpret,
             recompute=recompute,
-            fused=fused,
+            fused=fused and backend in kernels.FUSED,
         )
         return MoeOutput(answers, plan.num_dropped)
 

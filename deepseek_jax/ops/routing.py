@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from deepseek_jax.ops import largest
+
 
 class Routing(NamedTuple):
     """Where each token goes and what the answers weigh: [T, K] int32 and float32."""
@@ -102,7 +104,7 @@ def top_k_routing(
     if top_groups < num_groups:
         allowed = _group_mask(ranking, num_groups, top_groups)
         ranking = jnp.where(allowed, ranking, -jnp.inf)
-    _, expert_ids = jax.lax.top_k(ranking, top_k)
+    _, expert_ids = largest.top_k(ranking, top_k)
     weights = jnp.take_along_axis(scores, expert_ids, axis=-1)
     if renormalize:
         total = jnp.sum(weights, axis=-1, keepdims=True)
@@ -147,8 +149,8 @@ def _group_mask(
     """True for the experts of the groups whose best two scores sum to the most."""
     num_tokens, num_experts = ranking.shape
     grouped = ranking.reshape(num_tokens, num_groups, -1)
-    best, _ = jax.lax.top_k(grouped, min(2, grouped.shape[-1]))
-    _, group_ids = jax.lax.top_k(jnp.sum(best, axis=-1), top_groups)
+    best, _ = largest.top_k(grouped, min(2, grouped.shape[-1]))
+    _, group_ids = largest.top_k(jnp.sum(best, axis=-1), top_groups)
     group_index = jnp.arange(num_experts) // (num_experts // num_groups)
     return jnp.any(group_ids[:, :, None] == group_index[None, None, :], axis=1)
 

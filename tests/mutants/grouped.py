@@ -182,7 +182,7 @@ MUTANTS = (
         "nothing is recomputed",
         "kept = None if kernels.recompute else jax.lax",
         "kept = jax.lax",
-        f"{_LAYER}::test_rows_answers_and_hidden_layer_are_not_kept",
+        f"{_LAYER}::test_answers_and_hidden_layer_are_not_kept",
     ),
     _mutant(
         _SWIGLU,

@@ -4,6 +4,7 @@ from tests.mutants.mutant import mutant_of
 
 _MASKED = "deepseek_jax/objectives/masked.py"
 _LINEAR = "deepseek_jax/objectives/linear_next_token.py"
+_LOG_NORMS = "deepseek_jax/objectives/log_norms.py"
 _POLICY = "deepseek_jax/objectives/policy.py"
 _ADVANTAGES = "deepseek_jax/objectives/advantages.py"
 _PPO = "deepseek_jax/objectives/ppo.py"
@@ -13,6 +14,13 @@ _PREFERENCE = "deepseek_jax/objectives/preference.py"
 
 
 MUTANTS = (
+    mutant_of(
+        _LOG_NORMS,
+        "a sum relative to a maximum that has changed",
+        "one[1] * jnp.exp(one[0] - most) +",
+        "one[1] +",
+        "test_beside_float64",
+    ),
     mutant_of(
         "deepseek_jax/reinforcement/grpo.py",
         "the only update of GRPO takes the reference for the old policy",

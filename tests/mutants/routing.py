@@ -5,9 +5,24 @@ from tests.mutants.mutant import mutant_of
 _ROUTING = "deepseek_jax/ops/routing.py"
 _BALANCE = "deepseek_jax/ops/balance.py"
 _PRODUCT = "deepseek_jax/ops/float32_product.py"
+_LARGEST = "deepseek_jax/ops/largest.py"
 
 
 MUTANTS = (
+    mutant_of(
+        _LARGEST,
+        "of equal numbers the last",
+        "jnp.min(jnp.where(values == most, number, values.shape[-1])",
+        "jnp.max(jnp.where(values == most, number, -1)",
+        "LargestTest",
+    ),
+    mutant_of(
+        _LARGEST,
+        "the same number again",
+        "jnp.where(number == place, -jnp.inf, values)",
+        "jnp.where(number == place, most, values)",
+        "LargestTest",
+    ),
     mutant_of(
         _ROUTING,
         "weights from biased scores",
@@ -18,15 +33,15 @@ MUTANTS = (
     mutant_of(
         _ROUTING,
         "choice from unbiased scores",
-        "jax.lax.top_k(ranking, top_k)",
-        "jax.lax.top_k(scores, top_k)",
+        "largest.top_k(ranking, top_k)",
+        "largest.top_k(scores, top_k)",
         "test_bias_chooses_and_the_score_weighs",
     ),
     mutant_of(
         _ROUTING,
         "ids ranked twice",
-        "jax.lax.top_k(ranking, top_k)",
-        "jax.lax.top_k(jax.lax.top_k(ranking, top_k)[0], top_k)",
+        "largest.top_k(ranking, top_k)",
+        "jax.lax.top_k(largest.top_k(ranking, top_k)[0], top_k)",
         "test_every_expert_is_reachable",
     ),
     mutant_of(
@@ -39,15 +54,15 @@ MUTANTS = (
     mutant_of(
         _ROUTING,
         "groups by their best score",
-        "jax.lax.top_k(jnp.sum(best, axis=-1), top_groups)",
+        "largest.top_k(jnp.sum(best, axis=-1), top_groups)",
         "jax.lax.top_k(best[..., 0], top_groups)",
         "test_groups_by_their_best_two",
     ),
     mutant_of(
         _ROUTING,
         "groups by the sum of all scores",
-        "jax.lax.top_k(jnp.sum(best, axis=-1), top_groups)",
-        "jax.lax.top_k(jnp.sum(grouped, axis=-1), top_groups)",
+        "largest.top_k(jnp.sum(best, axis=-1), top_groups)",
+        "largest.top_k(jnp.sum(grouped, axis=-1), top_groups)",
         "test_only_two_scores_of_a_group_count",
     ),
     mutant_of(
@@ -116,8 +131,8 @@ MUTANTS = (
     mutant_of(
         _ROUTING,
         "a lower score preferred for a low id",
-        "jax.lax.top_k(ranking, top_k)",
-        "jax.lax.top_k(ranking - 0.3 * jnp.arange(scores.shape[1])[None, :], top_k)",
+        "largest.top_k(ranking, top_k)",
+        "largest.top_k(ranking - 0.3 * jnp.arange(scores.shape[1])[None, :], top_k)",
         "TopKRoutingTest::test_permuted_experts_permute_the_choice__with_jit",
     ),
     mutant_of(

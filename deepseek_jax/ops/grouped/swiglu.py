@@ -125,11 +125,11 @@ def routed_swiglu(
       plan: from `dispatch.dropless_plan` with blocks of one row.
       backend: of all matmuls; static.
       interpret: as `matmul.grouped_matmul`.
-      recompute: the products with gate and up are made again in the backward pass; static. Changes
-        no result.
+      recompute: the rows, copies of tokens, and the products with gate and up are made again in
+        the backward pass; static. Changes no result.
       fused: the hidden layer and its gradients are made by the kernels of the matmuls, and both
         parts of a row's gradient are summed by one, so that fewer bytes move; static. The same up
-        to rounding. Only some backends can; never run on a card.
+        to rounding. Only backends in `FUSED` can.
 
     Returns:
       [T, D] in the dtype of `tokens`, sums in float32; an assignment without a row adds nothing
@@ -140,7 +140,7 @@ def routed_swiglu(
       ValueError: the backend can't do these shapes, or has no such kernels (trace time).
 
     Cost: 6 D F FLOPs a row forward and 12 backward, 16 with `recompute`. Kept for the backward
-    pass: the arguments, and without `recompute` 2 R F numbers.
+    pass: the arguments, and without `recompute` R (D + 2 F) numbers.
     """
     chex.assert_rank([tokens, weights, plan.row_ids, plan.token_ids], [2, 2, 2, 1])
     chex.assert_type(weights, jnp.float32)
@@ -211,10 +211,10 @@ def _forward(
     rows = dispatch.take_rows(tokens, plan.token_ids)
     hidden, both = kernels.hidden(rows, dispatch.row_weights(weights, plan), gate, up, plan)
     answers = kernels.product(hidden, down, plan, transposed=False)
-    # Behind a barrier: in a loop over layers XLA would make both twice, once to use them here and
+    # Behind a barrier: in a loop over layers XLA would make these twice, once to use them here and
     # once to store them among those of all layers.
-    kept = None if kernels.recompute else jax.lax.optimization_barrier(both)
-    saved = (tokens, weights, gate, up, down, plan, kept)
+    kept = None if kernels.recompute else jax.lax.optimization_barrier((rows, both))
+    saved = (tokens if kernels.recompute else None, weights, gate, up, down, plan, kept)
     return dispatch.summed_rows(answers, row_ids=plan.row_ids), saved
 
 
@@ -224,8 +224,10 @@ def _backward(
     tokens, weights, gate, up, down, plan, kept = saved
     # What is made again is not to be found equal to what the forward pass made, and kept.
     tokens, weights, d_out = jax.lax.optimization_barrier((tokens, weights, d_out))
-    rows = dispatch.take_rows(tokens, plan.token_ids)
-    both = kernels.both(rows, gate, up, plan) if kept is None else kept
+    if kept is None:
+        rows = dispatch.take_rows(tokens, plan.token_ids)
+        kept = rows, kernels.both(rows, gate, up, plan)
+    rows, both = kept
     d_answers = dispatch.take_rows(d_out, plan.token_ids)
     pulled = kernels.pulled(d_answers, down, both, dispatch.row_weights(weights, plan), plan)
     # What parts a row's gradient has are added where those of its token are.

@@ -1,7 +1,7 @@
 """Gate, up and the hidden layer of routed experts, one kernel for Hopper. Floor 1.
 
 A tile has 128 columns of both products of the same rows, and makes the hidden layer of them before
-they leave its registers. It has never run on a card. Axes: R rows, E groups, D model, F hidden.
+they leave its registers. Axes: R rows, E groups, D model, F hidden.
 """
 
 from typing import Any, NamedTuple

@@ -1,8 +1,8 @@
 """The gradients of gate, up and the hidden layer of routed experts, one kernel for Hopper. Floor 1.
 
 The gradient of the hidden layer, a product, never leaves the registers: a tile of it meets the
-tiles of gate and up that belong to it, which come through the ring behind what is multiplied. It
-has never run on a card. Axes: R rows, E groups, D model, F hidden.
+tiles of gate and up that belong to it, which come through the ring behind what is multiplied. Axes:
+R rows, E groups, D model, F hidden.
 """
 
 import functools

@@ -153,6 +153,7 @@ def _work(
         first=lambda: program,
         following=lambda tile: tile + num_programs,
         num_blocks=num_blocks,
+        is_idle=lambda tile, worker: False,
         blocks=[blocks],
         prepare=prepare,
         store=store,

@@ -42,6 +42,8 @@ class Work(NamedTuple):
       first: () -> its first tile.
       following: (tile) -> its next tile.
       num_blocks: (tile) -> blocks of each source that are summed up.
+      is_idle: (tile, worker) -> whether nothing of that worker's half is stored, so that it only
+        passes blocks on.
       blocks: of each source, one summed up after the other: (tile, j) -> the references of x for
         each worker, and of y for each part of a tile, of its j-th block.
       prepare: (tile, j, x) -> changes a worker's x in shared memory before it is multiplied.
@@ -56,6 +58,7 @@ class Work(NamedTuple):
     first: Callable[[], Any]
     following: Callable[[Any], Any]
     num_blocks: Callable[[Any], Any]
+    is_idle: Callable[[Any, Array], Any]
     blocks: Sequence[Callable[[Any, Array], tuple[list[Any], list[Any]]]]
     prepare: Callable[[Any, Array, Any], None]
     store: Callable[[Any, list[Array], Read], None]
@@ -260,7 +263,8 @@ def _summed(
 ) -> tuple[Array, ...]:
     """The sums over a tile's blocks; hands each slot of the ring back when it is read."""
     num_stages = ring.x.shape[0]
-    num_blocks = _all_blocks(work, tile)
+    is_idle = work.is_idle(tile, worker)
+    num_blocks = jnp.where(is_idle, 0, _all_blocks(work, tile))
 
     def block(j: Array, step: Array) -> Array:
         slot = _slot(step, num_stages)
@@ -287,6 +291,13 @@ def _summed(
     def _() -> None:
         plgpu.barrier_arrive(ring.is_free.at[_slot(behind + num_stages - 1, num_stages)])
 
+    def pass_on(_: Array, step: Array) -> Array:
+        slot = _slot(step, num_stages)
+        plgpu.barrier_wait(ring.is_loaded.at[slot])
+        plgpu.barrier_arrive(ring.is_free.at[slot])
+        return step + 1
+
+    jax.lax.fori_loop(0, jnp.where(is_idle, _all_blocks(work, tile), 0), pass_on, step)
     return tuple(total[...] for total in totals)
 
 

@@ -46,7 +46,7 @@ def sum_of_products(
 ) -> Float[Array, "R Out"]:
     """The sum of the products of pairs, all of one shape, in float32 and rounded once.
 
-    With more than one pair it has never run on a card. Else as `product`.
+    Else as `product`.
     """
     num_rows, num_in = rows[0].shape
     num_out = weights[0].shape[1 if transposed else 2]

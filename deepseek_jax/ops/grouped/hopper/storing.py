@@ -21,6 +21,9 @@ _NUM_BUFFERS = 2
 # (first column, columns) -> pairs of numbers [HALF, columns] and the reference that they go to.
 Pieces = Callable[[int, int], Sequence[tuple[Array, Any]]]
 
+# (first row, rows) of a piece.
+_Copier = Callable[[Any, int], None]
+
 
 def buffers(dtype: Any) -> dict[str, Any]:
     """The memory that `store_rows` takes, of both workers, by name."""
@@ -46,7 +49,7 @@ def store_rows(
 
     Args:
       made: makes a few columns at a time, so that few registers are in use; in each of the ways to
-        store them, of which a tile takes one.
+        store them, of which a tile takes one. As many numbers at a time for all columns.
       place: of the half.
       column: of the results where the first one goes.
       num_columns: of a tile; static; a multiple of 64.
@@ -56,50 +59,47 @@ def store_rows(
     block, low, high = place
     are_blocks = (low == 0) & (jax.lax.rem(high, jnp.int32(EIGHT)) == 0)
 
-    def pieces(width: int, buffers: list[Any], copies: Callable[[Any, Any, Any], None]) -> None:
+    def pieces(width: int, buffers: list[Any], copies: Callable[[_Copier], None]) -> None:
         number = 0
         for begin in range(0, num_columns, width):
             for numbers, out_ref in made(begin, width):
+                # A multiple of the number of buffers, so that those of the last tile follow on.
                 buffer = buffers[number % len(buffers)]
-                # Before the first piece all copies of the tile before must have been read.
-                plgpu.wait_smem_to_gmem(len(buffers) - 1 if number else 0, wait_read_only=True)
+                plgpu.wait_smem_to_gmem(len(buffers) - 1, wait_read_only=True)
                 buffer[...] = numbers
                 plgpu.commit_smem()
-                copies(buffer, out_ref, pl.ds(column + begin, width))
+                target = out_ref.at[:, pl.ds(column + begin, width)]
+                copies(functools.partial(_copy, buffer, target, block))
+                plgpu.commit_smem_to_gmem_group()
                 number += 1
 
-    def whole(buffer: Any, out_ref: Any, columns: Any) -> None:
-        plgpu.copy_smem_to_gmem(buffer, out_ref.at[pl.ds(block * EIGHT, HALF), columns])
+    def in_blocks(copy: _Copier) -> None:
+        pl.when(high == HALF)(lambda: copy(0, HALF))
 
-    def blocks(buffer: Any, out_ref: Any, columns: Any) -> None:
-        for size in (32, 16, 8):
-            at = jax.lax.div(high, jnp.int32(2 * size)) * (2 * size // EIGHT)
-            mine, target = pl.ds(at * EIGHT, size), pl.ds((block + at) * EIGHT, size)
-            copy = functools.partial(
-                plgpu.copy_smem_to_gmem, buffer.at[mine], out_ref.at[target, columns]
-            )
-            pl.when((high & size) != 0)(copy)
+        @pl.when(high < HALF)
+        def _() -> None:
+            _for_each(jax.lax.div(high, jnp.int32(EIGHT)), lambda i: copy(i * EIGHT, EIGHT))
 
-    def single(buffer: Any, out_ref: Any, columns: Any) -> None:
-        for size in (32, 16, 8, 4, 2, 1):
-            at = low + jax.lax.div(high - low, jnp.int32(2 * size)) * (2 * size)
-            mine, target = pl.ds(at, size), pl.ds(block * EIGHT + at, size)
-            copy = functools.partial(
-                plgpu.copy_smem_to_gmem, buffer.at[mine], out_ref.at[target, columns]
-            )
-            pl.when(((high - low) & size) != 0)(copy)
+    def in_rows(copy: _Copier) -> None:
+        num_blocks = jax.lax.div(high - low, jnp.int32(EIGHT))
+        rest = low + num_blocks * EIGHT
+        _for_each(num_blocks, lambda i: copy(low + i * EIGHT, EIGHT))
+        _for_each(high - rest, lambda i: copy(rest + i, 1))
 
-    swizzled = [stored.at[number] for number in range(_NUM_BUFFERS)]
-
-    @pl.when(high == low + HALF)
+    @pl.when(are_blocks & (high > 0))
     def _() -> None:
-        pieces(_STORED, swizzled, whole)
-
-    # A piece is several copies here: one buffer, so that all of them have been read.
-    @pl.when(are_blocks & (high > 0) & (high < HALF))
-    def _() -> None:
-        pieces(_STORED, swizzled[:1], blocks)
+        pieces(_STORED, [stored.at[number] for number in range(_NUM_BUFFERS)], in_blocks)
 
     @pl.when(jnp.logical_not(are_blocks) & (high > low))
     def _() -> None:
-        pieces(_PLAIN, [plain], single)
+        pieces(_PLAIN, [plain], in_rows)
+
+
+def _copy(buffer: Any, target: Any, block: Array, row: Any, size: int) -> None:
+    """Some rows of a piece; every other size is a descriptor more, which the host has to make."""
+    mine, its = buffer.at[pl.ds(row, size)], target.at[pl.ds(block * EIGHT + row, size)]
+    plgpu.copy_smem_to_gmem(mine, its, commit_group=False)
+
+
+def _for_each(number: Array, act: Callable[[Array], None]) -> None:
+    jax.lax.fori_loop(0, number, lambda i, _: act(i), None)

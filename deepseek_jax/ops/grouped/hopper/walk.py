@@ -131,6 +131,7 @@ class Walk(NamedTuple):
             following=self.following,
             # None for rows past the last group.
             num_blocks=lambda tile: jnp.where(tile.group < self.num_groups, depth // DEPTH, 0),
+            is_idle=self._is_idle,
             blocks=blocks,
             prepare=lambda tile, j, x: None,
             store=store,
@@ -142,6 +143,10 @@ class Walk(NamedTuple):
         block = self.corner(tile)[0] + worker * (HALF // EIGHT)
         low = jnp.maximum(tile.start - block * EIGHT, 0)
         return Place(block, low, jnp.minimum(tile.end - block * EIGHT, HALF))
+
+    def _is_idle(self, tile: Tile, worker: Array) -> Array:
+        _, low, high = self.place(tile, worker)
+        return high <= low
 
     def _beginning(self, number: Array) -> Tile:
         """A tile's number, before all groups."""
