@@ -1,7 +1,8 @@
 """A whole layer of routed experts, forward and backward, beside transformers' on the same device.
 
 Run: python -m benchmarks.moe_layer [--peer-python=PYTHON] [--out=runs/moe_layer.json]
-     python -m benchmarks.moe_layer --shapes=1x4x128x1024x2048,8x4x128x1024x2048,64x4x128x1024x2048
+     python -m benchmarks.moe_layer --remats=none --no-parts \
+       --shapes=1x4x128x1024x2048,8x4x128x1024x2048,64x4x128x1024x2048
      python -m benchmarks.moe_layer --shapes=64x2x8x128x128 --dtype=float32     (a CPU can do it)
 
 A shape is tokens x experts of a token x experts x model x hidden; routing is even up to chance, or
@@ -43,6 +44,7 @@ from deepseek_jax.ops.routing import Routing
 from experiments import numbers
 
 PEER = "benchmarks.torch_moe_layer"
+REMATS = ("none", "experts")
 
 
 def main() -> None:
@@ -50,12 +52,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--shapes", default="32768x4x128x1024x2048", help="with commas")
     parser.add_argument("--routing", default="even,skewed")
+    parser.add_argument("--remats", default=",".join(REMATS), help="of ours, with commas")
+    parser.add_argument("--no-parts", action="store_true", help="the layers alone, which is faster")
     parser.add_argument("--backend", default="", help="default: the device's own")
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float16", "float32"))
     parser.add_argument("--peer-python", default=sys.executable, help="has torch and transformers")
     parser.add_argument("--out", type=pathlib.Path, help="file to write the figures to")
     arguments = parser.parse_args()
     dtype = jnp.dtype(arguments.dtype)
+    remats = arguments.remats.split(",")
+    if unknown := set(remats) - set(REMATS):
+        parser.error(f"--remats={arguments.remats}: {unknown} not of {REMATS}")
     problems = [
         {"shape": Shape(*map(int, text.split("x"))), "routing": routing}
         for text in arguments.shapes.split(",")
@@ -65,9 +72,13 @@ def main() -> None:
         "ours": [
             measure(problem, arguments.backend, dtype, **design)
             for problem in problems
-            for design in designs(problem, arguments.backend, dtype)
+            for design in designs(problem, arguments.backend, dtype, remats)
         ],
-        "parts": [measure_parts(problem, arguments.backend, dtype) for problem in problems],
+        "parts": [
+            measure_parts(problem, arguments.backend, dtype)
+            for problem in problems
+            if not arguments.no_parts
+        ],
         "copy_bytes_per_second": measuring.copy_bandwidth(),
         "made_with": measuring.made_with(dtype),
     }
@@ -106,12 +117,14 @@ def backend_for(asked: str, problem: dict[str, Any], made: Arguments) -> Any:
     return asked or own
 
 
-def designs(problem: dict[str, Any], asked: str, dtype: Any) -> list[dict[str, bool]]:
+def designs(
+    problem: dict[str, Any], asked: str, dtype: Any, remats: list[str]
+) -> list[dict[str, bool]]:
     """What `measure` can be told of a backend."""
     is_able = backend_for(asked, problem, draw(problem, dtype)) in swiglu.FUSED
     return [
-        {"recompute": recompute, "fused": fused}
-        for recompute in (False, True)
+        {"recompute": remat == "experts", "fused": fused}
+        for remat in remats
         for fused in ((False, True) if is_able else (False,))
     ]
 

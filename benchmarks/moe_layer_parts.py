@@ -86,7 +86,7 @@ def parts_of(shape: Shape, made: Arguments, backend: Any) -> list[Part]:
     back = functools.partial(matmul.product, **how, transposed=True)
     d_rows = dispatch.take_rows(made.d_out, plan.token_ids)
     d_hidden, through = _compiled(back, d_rows, down, sizes)
-    pulled, pull = _compiled(swiglu.hidden_and_gradients, gates, ups, weights, d_hidden)
+    pulled, pull = _compiled(swiglu.gradients, gates, ups, weights, d_hidden)
     d_x, enter_back = _compiled(back, pulled.d_gates, gate, sizes)
     _, combine_two = _compiled(_summed, plan.row_ids, d_x, d_x)
     outer = functools.partial(matmul.outer, **how)
@@ -98,13 +98,13 @@ def parts_of(shape: Shape, made: Arguments, backend: Any) -> list[Part]:
     flops = 2.0 * rows.shape[0] * shape.model_dim * shape.width
     parts = [
         Part("plan", 1, make_plan, 0.0, 0.0),
-        Part("gather rows of tokens, of them again, of gradients", 3, gather, few + small, 0.0),
+        Part("gather rows of tokens, of gradients", 2, gather, few + small, 0.0),
         Part("gate, up", 2, enter, 0.0, flops),
         Part("hidden layer", 1, gated_once, 3 * large, 0.0),
         Part("down", 1, leave, 0.0, flops),
         Part("combine answers", 1, combine, few + small, 0.0),
         Part("gradient of the hidden layer", 1, through, 0.0, flops),
-        Part("gradients of gate, up and weights", 1, pull, 6 * large, 0.0),
+        Part("gradients of gate, up and weights", 1, pull, 5 * large, 0.0),
         Part("gradient of rows", 2, enter_back, 0.0, flops),
         Part("combine both gradients of rows", 1, combine_two, few + 2 * small, 0.0),
         Part("gradient of gate's matrices, of up's", 2, of_matrix, 0.0, flops),
@@ -127,10 +127,10 @@ def parts_of(shape: Shape, made: Arguments, backend: Any) -> list[Part]:
         Part("hidden layer, gates and ups kept", 1, keeping, small + 3 * large, 2 * flops, into),
         Part("hidden layer alone", 0, forgetting, small + large, 2 * flops, into),
         Part(
-            "hidden layer and all its gradients",
+            "gradients of the hidden layer and of its parts",
             1,
             pull_all,
-            small + 5 * large,
+            small + 4 * large,
             flops,
             ("gradient of the hidden layer", back_through),
         ),

@@ -21,6 +21,7 @@ _NO_ROUTER = {
     "router_z_weight": 0.0,
     "bias_update_rate": 0.0,
     "dispatch": "dropless",
+    "expert_kernel": "loop",
     "capacity_factor": 0.0,
 }
 

@@ -186,16 +186,17 @@ def recomputed_flops(spec: ModelSpec, *, length: int) -> float:
 def kept_by_experts(spec: ModelSpec, *, remat: Remat, bytes_per_element: int) -> int:
     """Bytes a token and layer that dropless experts with a kernel keep for the backward pass.
 
-    The token itself and, of each of its K rows, its weight, the two maps of the plan and, unless
-    they are recomputed, the products with gate and up. With "block" it is nothing: a block keeps
-    its own input only, whatever it is made of.
+    Of each of its K rows its weight, the two maps of the plan, and the row itself, its products
+    with gate and up and its hidden layer; if they are recomputed, the token instead of these. With
+    "block" it is nothing: a block keeps its own input only, whatever it is made of.
     """
     if remat == "block":
         return 0
-    products = 0 if remat == "experts" else 2 * spec.expert_hidden_dim
-    weight_and_maps = 4 + 2 * 4
-    of_rows = spec.top_k * (weight_and_maps + products * bytes_per_element)
-    return spec.model_dim * bytes_per_element + of_rows
+    weights_and_maps = spec.top_k * (4 + 2 * 4)
+    if remat == "experts":
+        return weights_and_maps + spec.model_dim * bytes_per_element
+    each_row = spec.model_dim + 3 * spec.expert_hidden_dim
+    return weights_and_maps + spec.top_k * each_row * bytes_per_element
 
 
 def _flops(spec: ModelSpec, seen: float) -> TokenFlops:

@@ -8,7 +8,9 @@ Twins:    experiments/configs/gpu_small.py:dense_active,
           experiments/configs/gpu_small.py:dense_total
 Measured: held-out loss 1.888 (seed 0) and 1.920 (seed 1) nats, 1.994 and 2.020 for the dense
           twin of the same active size; 202,800 tokens/s, 240 s a run with its measurements, one
-          H200, jax 0.11.2, 2026-11-23 (`python -m benchmarks.moe_vs_dense`, docs/claims.md).
+          H200, jax 0.11.2, 2026-11-23 (`python -m benchmarks.moe_vs_dense`, docs/claims.md), with
+          capacity 1.25 instead of kernels: --config.model.dispatch=capacity
+          --config.model.capacity_factor=1.25 --config.model.expert_kernel=loop.
 """
 
 from ml_collections import config_dict
@@ -47,9 +49,9 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
             load_balance_weight=0.1,
             router_z_weight=0.001,
             bias_update_rate=0.0,
-            dispatch="capacity",
-            capacity_factor=1.25,
-            expert_kernel="loop",
+            dispatch="dropless",
+            capacity_factor=0.0,
+            expert_kernel="auto",
             tie_embeddings=False,
             norm_eps=1e-6,
             remat="none",

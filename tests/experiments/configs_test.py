@@ -76,7 +76,7 @@ def test_dense_twins_differ_in_the_feed_forward_part_only(name):
     assert active.active == sparse.active - sparse.router.active
     assert total.total == sparse.total - sparse.router.total
     feed_forward = {"num_experts", "num_groups", "top_groups", "top_k", "expert_hidden_dim"}
-    feed_forward |= {"num_shared_experts", "dispatch", "capacity_factor"}
+    feed_forward |= {"num_shared_experts", "dispatch", "capacity_factor", "expert_kernel"}
     feed_forward |= {"balance", "load_balance_weight", "router_z_weight", "bias_update_rate"}
     feed_forward |= {"router_scores", "router_weights", "router_scale"}
     for variant in ("dense_active", "dense_total"):

@@ -28,9 +28,8 @@ FUSED: tuple[Backend, ...] = ("hopper",)
 
 
 class Pulled(NamedTuple):
-    """The hidden layer made again, and the gradients of what it is made of."""
+    """The gradients of what the hidden layer is made of."""
 
-    hidden: Float[Array, "R F"]
     d_gates: Float[Array, "R F"]
     d_ups: Float[Array, "R F"]
     d_weights: Float[Array, " R"]
@@ -59,26 +58,20 @@ class _Kernels(NamedTuple):
             rows, d_out, plan.group_sizes, backend=self.backend, interpret=self.interpret
         )
 
-    def both(self, rows: Array, gate: Array, up: Array, plan: Plan) -> tuple[Array, Array]:
-        """Both products of the same rows."""
-        gates, ups = (self.product(rows, each, plan, transposed=False) for each in (gate, up))
-        return gates, ups
-
     def hidden(
-        self, rows: Array, weights: Array, gate: Array, up: Array, plan: Plan
+        self, rows: Array, weights: Array, gate: Array, up: Array, plan: Plan, *, keep: bool
     ) -> tuple[Array, tuple[Array, Array] | None]:
-        """The hidden layer, and both products if the backward pass will not make them."""
+        """The hidden layer, and with `keep` both products that it is made of."""
         if self.fused:
-            keep = not self.recompute
             sizes = plan.group_sizes
             return gated.gated(rows, weights, gate, up, sizes, keep=keep, interpret=self.interpret)
-        both = self.both(rows, gate, up, plan)
-        return weighted_hidden(*both, weights), both
+        gates, ups = (self.product(rows, each, plan, transposed=False) for each in (gate, up))
+        return weighted_hidden(gates, ups, weights), (gates, ups) if keep else None
 
     def pulled(
         self, d_answers: Array, down: Array, both: tuple[Array, Array], weights: Array, plan: Plan
     ) -> Pulled:
-        """The hidden layer and gradients, of the gradient of the rows' answers."""
+        """Of the gradient of the rows' answers."""
         if self.fused:
             sizes = plan.group_sizes
             return Pulled(
@@ -87,7 +80,7 @@ class _Kernels(NamedTuple):
                 )
             )
         d_hidden = self.product(d_answers, down, plan, transposed=True)
-        return hidden_and_gradients(*both, weights, d_hidden)
+        return gradients(*both, weights, d_hidden)
 
     def d_rows(self, pulled: Pulled, gate: Array, up: Array, plan: Plan) -> tuple[Array, ...]:
         """Arrays whose sum is the gradient of rows."""
@@ -125,8 +118,8 @@ def routed_swiglu(
       plan: from `dispatch.dropless_plan` with blocks of one row.
       backend: of all matmuls; static.
       interpret: as `matmul.grouped_matmul`.
-      recompute: the rows, copies of tokens, and the products with gate and up are made again in
-        the backward pass; static. Changes no result.
+      recompute: the rows, copies of tokens, their products with gate and up, and the hidden layer
+        are made again in the backward pass; static. Changes no result.
       fused: the hidden layer and its gradients are made by the kernels of the matmuls, and both
         parts of a row's gradient are summed by one, so that fewer bytes move; static. The same up
         to rounding. Only backends in `FUSED` can.
@@ -140,7 +133,7 @@ def routed_swiglu(
       ValueError: the backend can't do these shapes, or has no such kernels (trace time).
 
     Cost: 6 D F FLOPs a row forward and 12 backward, 16 with `recompute`. Kept for the backward
-    pass: the arguments, and without `recompute` R (D + 2 F) numbers.
+    pass: the arguments, and without `recompute` R (D + 3 F) numbers.
     """
     chex.assert_rank([tokens, weights, plan.row_ids, plan.token_ids], [2, 2, 2, 1])
     chex.assert_type(weights, jnp.float32)
@@ -209,12 +202,14 @@ def _forward(
     kernels: _Kernels,
 ) -> tuple[Array, tuple[Any, ...]]:
     rows = dispatch.take_rows(tokens, plan.token_ids)
-    hidden, both = kernels.hidden(rows, dispatch.row_weights(weights, plan), gate, up, plan)
+    keep = not kernels.recompute
+    each_weight = dispatch.row_weights(weights, plan)
+    hidden, both = kernels.hidden(rows, each_weight, gate, up, plan, keep=keep)
     answers = kernels.product(hidden, down, plan, transposed=False)
     # Behind a barrier: in a loop over layers XLA would make these twice, once to use them here and
     # once to store them among those of all layers.
-    kept = None if kernels.recompute else jax.lax.optimization_barrier((rows, both))
-    saved = (tokens if kernels.recompute else None, weights, gate, up, down, plan, kept)
+    kept = jax.lax.optimization_barrier((rows, hidden, both)) if keep else None
+    saved = (None if keep else tokens, weights, gate, up, down, plan, kept)
     return dispatch.summed_rows(answers, row_ids=plan.row_ids), saved
 
 
@@ -224,12 +219,13 @@ def _backward(
     tokens, weights, gate, up, down, plan, kept = saved
     # What is made again is not to be found equal to what the forward pass made, and kept.
     tokens, weights, d_out = jax.lax.optimization_barrier((tokens, weights, d_out))
+    each_weight = dispatch.row_weights(weights, plan)
     if kept is None:
         rows = dispatch.take_rows(tokens, plan.token_ids)
-        kept = rows, kernels.both(rows, gate, up, plan)
-    rows, both = kept
+        kept = rows, *kernels.hidden(rows, each_weight, gate, up, plan, keep=True)
+    rows, hidden, both = kept
     d_answers = dispatch.take_rows(d_out, plan.token_ids)
-    pulled = kernels.pulled(d_answers, down, both, dispatch.row_weights(weights, plan), plan)
+    pulled = kernels.pulled(d_answers, down, both, each_weight, plan)
     # What parts a row's gradient has are added where those of its token are.
     d_rows = kernels.d_rows(pulled, gate, up, plan)
     return (
@@ -237,7 +233,7 @@ def _backward(
         jnp.take(pulled.d_weights, plan.row_ids, mode="fill", fill_value=0),
         kernels.outer(rows, pulled.d_gates, plan),
         kernels.outer(rows, pulled.d_ups, plan),
-        kernels.outer(pulled.hidden, d_answers, plan),
+        kernels.outer(hidden, d_answers, plan),
         None,
     )
 
@@ -253,13 +249,13 @@ def weighted_hidden(
     return (weights * (jax.nn.silu(wide) * wide_ups)).astype(gates.dtype)
 
 
-def hidden_and_gradients(
+def gradients(
     gates: Float[Array, "R F"],
     ups: Float[Array, "R F"],
     weights: Float[Array, "R 1"],
     d_hidden: Float[Array, "R F"],
 ) -> Pulled:
-    """One pass over three arrays that writes three, in float32.
+    """One pass over three arrays that writes two, in float32.
 
     s = sigmoid(g),  d_w = sum_f d_h (g s u),  d_u = w d_h g s,
     d_g = w d_h u s (1 + g (1 - s))
@@ -268,7 +264,6 @@ def hidden_and_gradients(
     share = jax.nn.sigmoid(wide)
     silu, weighted = wide * share, weights * wide_d
     return Pulled(
-        hidden=weighted_hidden(gates, ups, weights),
         d_gates=(weighted * wide_ups * share * (1.0 + wide * (1.0 - share))).astype(gates.dtype),
         d_ups=(weighted * silu).astype(gates.dtype),
         d_weights=jnp.sum(wide_d * (silu * wide_ups), axis=1),

@@ -115,8 +115,7 @@ def _work(
     program: Array,
     num_programs: int,
     worker: Array,
-    stored: Any,
-    plain: Any,
+    storage: Any,
 ) -> Work:
     num_rows, num_columns = hidden_ref.shape
     num_groups = gate_ref.shape[0]
@@ -145,8 +144,8 @@ def _work(
             place,
             column=walk.corner(tile)[1] * _COLUMNS,
             num_columns=_COLUMNS,
-            stored=stored.at[worker],
-            plain=plain.at[worker],
+            storage=storage,
+            worker=worker,
         )
 
     return walk.work(rows_ref.shape[1], blocks=[blocks], store=store)

@@ -1,4 +1,4 @@
-"""The gradients of gate, up and the hidden layer of routed experts, one kernel for Hopper. Floor 1.
+"""The gradients of the hidden layer of routed experts by what it is made of, for Hopper. Floor 1.
 
 The gradient of the hidden layer, a product, never leaves the registers: a tile of it meets the
 tiles of gate and up that belong to it, which come through the ring behind what is multiplied. Axes:
@@ -44,8 +44,8 @@ def gated_back(
     group_sizes: Int[Array, " E"],
     *,
     interpret: bool,
-) -> tuple[Float[Array, "R F"], Float[Array, "R F"], Float[Array, "R F"], Float[Array, " R"]]:
-    """The hidden layer, and the gradients of gates, ups and weights.
+) -> tuple[Float[Array, "R F"], Float[Array, "R F"], Float[Array, " R"]]:
+    """The gradients of gates, ups and weights.
 
     Args:
       d_answers: [R, D] gradient of the rows' answers, a dtype and shapes that `limits.refusal` has
@@ -58,9 +58,9 @@ def gated_back(
       interpret: as `matmul.grouped_matmul`.
 
     Returns:
-      hidden, d_gates, d_ups [R, F] in the dtype of `d_answers` and d_weights [R] float32, as
-      `swiglu.hidden_and_gradients` makes of the gradient of the hidden layer, rounded; zero for
-      rows that no group holds, whose gates and ups must be zero.
+      d_gates, d_ups [R, F] in the dtype of `d_answers` and d_weights [R] float32, as
+      `swiglu.gradients` makes of the gradient of the hidden layer, rounded; zero for rows that no
+      group holds, whose gates and ups must be zero.
 
     Raises:
       NotImplementedError: from `limits.interpreter`.
@@ -85,15 +85,15 @@ def gated_back(
         ups,
         down,
         d_answers,
-        results=[wide, wide, wide, partial],
+        results=[wide, wide, partial],
         buffers=storing.buffers(d_answers.dtype),
         width=width,
         transposed=(False, True),
         interpret=interpret,
     )
-    hidden, d_gates, d_ups = (each[:num_rows] for each in found)
+    d_gates, d_ups = (each[:num_rows] for each in found)
     d_weights = jnp.sum(jnp.take(parts, row_in_tiles(sizes, num_rows), axis=1), axis=0)
-    return hidden, d_gates, d_ups, d_weights
+    return d_gates, d_ups, d_weights
 
 
 def _work(
@@ -103,7 +103,6 @@ def _work(
     ups_ref: Any,
     down_ref: Any,
     d_answers_ref: Any,
-    hidden_ref: Any,
     d_gates_ref: Any,
     d_ups_ref: Any,
     partial_ref: Any,
@@ -111,12 +110,11 @@ def _work(
     program: Array,
     num_programs: int,
     worker: Array,
-    stored: Any,
-    plain: Any,
+    storage: Any,
     width: int,
 ) -> Work:
-    num_rows, num_columns = hidden_ref.shape
-    results = (hidden_ref, d_gates_ref, d_ups_ref)
+    num_rows, num_columns = d_gates_ref.shape
+    results = (d_gates_ref, d_ups_ref)
     walk = Walk(size_ref, down_ref.shape[0], num_rows, num_columns // width, program, num_programs)
     # A slot of the ring has so many times DEPTH columns of all rows of a tile.
     fit = width // HEIGHT
@@ -163,8 +161,9 @@ def _work(
                 place,
                 column=across * width + begin,
                 num_columns=DEPTH,
-                stored=stored.at[worker],
-                plain=plain.at[worker],
+                storage=storage,
+                worker=worker,
+                num_before=begin // DEPTH * len(results),
             )
         down_number = jax.lax.div(tile.number, jnp.int32(walk.tiles_across))
         rows = pl.ds((down_number * NUM_WORKERS + worker) * HALF, HALF)
@@ -183,12 +182,11 @@ def _pulled(
     d_hidden: Float[Array, "64 C"],
     weights: Float[Array, "64"],
 ) -> tuple[list[Array], Array]:
-    """`swiglu.hidden_and_gradients` of a few columns; of d_weights their part."""
+    """`swiglu.gradients` of a few columns; of d_weights their part."""
     wide, wide_ups, wide_d = (each.astype(jnp.float32) for each in (gates, ups, d_hidden))
     share = gated.sigmoid(wide)
     silu = wide * share
-    inner, scale = silu * wide_ups, jax.lax.broadcast_in_dim(weights, gates.shape, (0,))
-    weighted = scale * wide_d
+    weighted = jax.lax.broadcast_in_dim(weights, gates.shape, (0,)) * wide_d
     d_gates = weighted * wide_ups * (share + silu * (1.0 - share))
-    made = [each.astype(gates.dtype) for each in (scale * inner, d_gates, weighted * silu)]
-    return made, jnp.sum(wide_d * inner, axis=1)
+    made = [each.astype(gates.dtype) for each in (d_gates, weighted * silu)]
+    return made, jnp.sum(wide_d * (silu * wide_ups), axis=1)

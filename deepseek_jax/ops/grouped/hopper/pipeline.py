@@ -120,6 +120,8 @@ def call(
             make_work=make_work,
             num_programs=num_programs,
             transposed=transposed,
+            # JAX refuses a warp's own code over references that vary over a mesh.
+            one_warp=not any(varying.is_varying(each) for each in arguments),
         ),
         out_type=list(results),
         scratch_types=dict(
@@ -156,6 +158,7 @@ def _kernel(
     make_work: Callable[..., Work],
     num_programs: int,
     transposed: tuple[bool, bool],
+    one_warp: bool,
     **buffers: Any,
 ) -> None:
     warp_group = jax.lax.axis_index("warp_group")
@@ -168,7 +171,7 @@ def _kernel(
     @pl.when(warp_group == NUM_WORKERS)
     def load() -> None:
         plgpu.set_max_registers(_LOADER_REGISTERS, action="decrease")
-        _load(work, ring)
+        _load(work, ring, one_warp)
 
     @pl.when(warp_group < NUM_WORKERS)
     def multiply() -> None:
@@ -176,29 +179,40 @@ def _kernel(
         _multiply(work, ring, warp_group, transposed)
 
 
-def _load(work: Work, ring: Ring) -> None:
-    """Fills the ring with the blocks of all tiles, one after the other."""
+def _load(work: Work, ring: Ring, one_warp: bool) -> None:
+    """Fills the ring with the blocks of all tiles, one after the other.
+
+    With `one_warp` by one warp of four: waiting takes power, of which there is too little
+    (docs/log.md).
+    """
+
+    def block(blocks: Callable[..., Any], tile: Any, j: Array, step: Array) -> Array:
+        slot = _free_slot(ring, step)
+        xs, ys = blocks(tile, j)
+        for worker, x in enumerate(xs):
+            plgpu.copy_gmem_to_smem(x, ring.x.at[slot, worker], ring.is_loaded.at[slot])
+        for part, y in enumerate(ys):
+            plgpu.copy_gmem_to_smem(y, ring.y.at[slot, part], ring.is_loaded.at[slot])
+        return step + 1
 
     def all_blocks(_: Array, carry: tuple[Any, Array]) -> tuple[Any, Array]:
-        tile, step = carry
+        tile, first_step = carry
+        num_blocks = work.num_blocks(tile)
 
-        def block(blocks: Callable[..., Any], j: Array, step: Array) -> Array:
-            slot = _free_slot(ring, step)
-            xs, ys = blocks(tile, j)
-            for worker, x in enumerate(xs):
-                plgpu.copy_gmem_to_smem(x, ring.x.at[slot, worker], ring.is_loaded.at[slot])
-            for part, y in enumerate(ys):
-                plgpu.copy_gmem_to_smem(y, ring.y.at[slot, part], ring.is_loaded.at[slot])
-            return step + 1
+        def load_tile() -> None:
+            step = first_step
+            for blocks in work.blocks:
+                load_block = functools.partial(block, blocks, tile)
+                step = jax.lax.fori_loop(0, num_blocks, load_block, step)
+            for number, read in enumerate(work.reads):
+                _load_read(ring, _free_slot(ring, step + number), read(tile))
 
-        for blocks in work.blocks:
-            step = jax.lax.fori_loop(
-                0, work.num_blocks(tile), functools.partial(block, blocks), step
-            )
-        for read in work.reads:
-            _load_read(ring, _free_slot(ring, step), read(tile))
-            step += 1
-        return work.following(tile), step
+        # Not the walk over tiles: its loops have conditions of their own, which a warp's cannot.
+        if one_warp:
+            plgpu.warp_map(lambda warp: pl.when(warp == 0)(load_tile))
+        else:
+            load_tile()
+        return work.following(tile), first_step + _all_blocks(work, tile) + len(work.reads)
 
     jax.lax.fori_loop(0, work.num_tiles(), all_blocks, (work.first(), jnp.int32(0)))
 

@@ -73,8 +73,7 @@ def _work(
     program: Array,
     num_programs: int,
     worker: Array,
-    stored: Any,
-    plain: Any,
+    storage: Any,
     width: int,
     transposed: bool,
 ) -> Work:
@@ -100,8 +99,8 @@ def _work(
             walk.place(tile, worker),
             column=walk.corner(tile)[1] * width,
             num_columns=width,
-            stored=stored.at[worker],
-            plain=plain.at[worker],
+            storage=storage,
+            worker=worker,
         )
 
     pairs_of_blocks = [

@@ -14,8 +14,8 @@ from deepseek_jax.ops.grouped.hopper import pipeline
 from deepseek_jax.ops.grouped.hopper.pipeline import EIGHT, HALF, NUM_WORKERS
 from deepseek_jax.ops.grouped.hopper.walk import Place
 
-# Columns that are stored at a time, of rows that are whole blocks of eight and of others.
-_STORED, _PLAIN = 32, 64
+# Columns that are stored at a time.
+_STORED = 64
 _NUM_BUFFERS = 2
 
 # (first column, columns) -> pairs of numbers [HALF, columns] and the reference that they go to.
@@ -26,15 +26,14 @@ _Copier = Callable[[Any, int], None]
 
 
 def buffers(dtype: Any) -> dict[str, Any]:
-    """The memory that `store_rows` takes, of both workers, by name."""
-    return dict(
-        stored=plgpu.SMEM(
-            (NUM_WORKERS, _NUM_BUFFERS, HALF, _STORED),
-            dtype,
-            transforms=pipeline.swizzled(_STORED),
-        ),
-        plain=plgpu.SMEM((NUM_WORKERS, HALF, _PLAIN), dtype),
-    )
+    """The memory that `store_rows` takes, of both workers, by name.
+
+    For rows that are whole blocks of eight and for others, in the same place: of one shape, so
+    that a worker's own lie in one place too.
+    """
+    shape = (NUM_WORKERS, _NUM_BUFFERS, HALF, _STORED)
+    stored = plgpu.SMEM(shape, dtype, transforms=pipeline.swizzled(_STORED))
+    return dict(storage=plgpu.RefUnion(stored, plgpu.SMEM(shape, dtype)))
 
 
 def columns_of(pairs: Sequence[tuple[Array, Any]]) -> Pieces:
@@ -43,32 +42,44 @@ def columns_of(pairs: Sequence[tuple[Array, Any]]) -> Pieces:
 
 
 def store_rows(
-    made: Pieces, place: Place, *, column: Array, num_columns: int, stored: Any, plain: Any
+    made: Pieces,
+    place: Place,
+    *,
+    column: Array,
+    num_columns: int,
+    storage: Any,
+    worker: Array,
+    num_before: int = 0,
 ) -> None:
     """Stores the rows [low, high) of a half; whole blocks of eight without bank conflicts.
 
     Args:
       made: makes a few columns at a time, so that few registers are in use; in each of the ways to
-        store them, of which a tile takes one. As many numbers at a time for all columns.
+        store them, of which a tile takes one.
       place: of the half.
       column: of the results where the first one goes.
       num_columns: of a tile; static; a multiple of 64.
-      stored: of `buffers`, a worker's own.
-      plain: of `buffers`, a worker's own.
+      storage: of `buffers`.
+      worker: whose half it is.
+      num_before: pieces of the same half that calls before this one have stored; static.
     """
     block, low, high = place
+    stored, plain = storage
     are_blocks = (low == 0) & (jax.lax.rem(high, jnp.int32(EIGHT)) == 0)
 
-    def pieces(width: int, buffers: list[Any], copies: Callable[[_Copier], None]) -> None:
-        number = 0
-        for begin in range(0, num_columns, width):
-            for numbers, out_ref in made(begin, width):
-                # A multiple of the number of buffers, so that those of the last tile follow on.
+    def buffers_of(reference: Any) -> list[Any]:
+        return [reference.at[worker, number] for number in range(_NUM_BUFFERS)]
+
+    def pieces(buffers: list[Any], copies: Callable[[_Copier], None]) -> None:
+        number = num_before
+        for begin in range(0, num_columns, _STORED):
+            for numbers, out_ref in made(begin, _STORED):
                 buffer = buffers[number % len(buffers)]
-                plgpu.wait_smem_to_gmem(len(buffers) - 1, wait_read_only=True)
+                # Before the first piece all copies of the tile before must have been read.
+                plgpu.wait_smem_to_gmem(len(buffers) - 1 if number else 0, wait_read_only=True)
                 buffer[...] = numbers
                 plgpu.commit_smem()
-                target = out_ref.at[:, pl.ds(column + begin, width)]
+                target = out_ref.at[:, pl.ds(column + begin, _STORED)]
                 copies(functools.partial(_copy, buffer, target, block))
                 plgpu.commit_smem_to_gmem_group()
                 number += 1
@@ -88,11 +99,11 @@ def store_rows(
 
     @pl.when(are_blocks & (high > 0))
     def _() -> None:
-        pieces(_STORED, [stored.at[number] for number in range(_NUM_BUFFERS)], in_blocks)
+        pieces(buffers_of(stored), in_blocks)
 
     @pl.when(jnp.logical_not(are_blocks) & (high > low))
     def _() -> None:
-        pieces(_PLAIN, [plain], in_rows)
+        pieces(buffers_of(plain), in_rows)
 
 
 def _copy(buffer: Any, target: Any, block: Array, row: Any, size: int) -> None:
