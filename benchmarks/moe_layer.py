@@ -178,7 +178,10 @@ def most_bytes(compiled: Any) -> int:
 
 
 def kept_bytes(answer: Any, *entered: Any) -> int:
-    """What jax keeps for the backward pass of `answer`, beside arguments (told by their types)."""
+    """What jax keeps for the backward pass of `answer`, beside its arguments.
+
+    Those are told by their types, so K must be more than 1: else rows are as many as tokens.
+    """
     *learned, ids = entered
     pull = jax.eval_shape(lambda *three: jax.vjp(lambda *x: answer(*x, ids), *three)[1], *learned)
     kept, arguments = (

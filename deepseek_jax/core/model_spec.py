@@ -56,8 +56,9 @@ class ModelSpec:
         (`ops/grouped/matmul.py`), or "auto", what is meant for the device. "loop" in a dense model.
       tie_embeddings: the output head is the embedding table.
       norm_eps: epsilon of the RMS norms.
-      remat: what the backward pass recomputes: "none"; "experts", the products with gate and up of
-        dropless experts that have a kernel; or "block", all activations of a block.
+      remat: what the backward pass recomputes: "none"; "experts", the rows of dropless experts that
+        have a kernel, their products with gate and up, and the hidden layer; or "block", all
+        activations of a block.
       scan_unroll: layers written out in each step of the loop over layers, at most all: more are
         faster on a GPU, which then copies less, and take longer to compile. Rounding aside, changes
         no result.

@@ -11,10 +11,12 @@ _MOST_ROUNDS = 16
 def top_k(
     values: Float[Array, "*B N"], k: int
 ) -> tuple[Float[Array, "*B K"], Int32[Array, "*B K"]]:
-    """As `jax.lax.top_k`: the k largest, largest first, and their places; ties to the lower place.
+    """The k largest, largest first, and their places; of equal ones the lower place first.
+
+    As `jax.lax.top_k`, but that where it takes rounds 0.0 and -0.0 are equal.
 
     Args:
-      values: [..., N], more than k - 1 of a row above -inf, no NaN.
+      values: [..., N], more than k - 1 of a row above -inf; NaN counts as largest.
       k: K; static; 1 <= K <= N.
     """
     if k > _MOST_ROUNDS:
@@ -40,7 +42,8 @@ def rounds(
     for _ in range(k):
         most = jnp.max(values, axis=-1, keepdims=True)
         # Two plain reductions: one of pairs is slower (docs/log.md).
-        place = jnp.min(jnp.where(values == most, number, values.shape[-1]), axis=-1, keepdims=True)
+        is_it = (values == most) | jnp.isnan(values)
+        place = jnp.min(jnp.where(is_it, number, values.shape[-1]), axis=-1, keepdims=True)
         best.append(most)
         places.append(place)
         values = jnp.where(number == place, -jnp.inf, values)

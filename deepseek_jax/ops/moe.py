@@ -67,7 +67,7 @@ def grouped(
 
     Args:
       backend: of the matmuls.
-      recompute: rows and their products with gate and up are made again in the backward pass.
+      recompute: as `kernels.routed_swiglu`.
       interpret: runs the kernels of the matmuls step by step, on any device; for tests.
       fused: as `kernels.routed_swiglu`, where the backend can.
     """

@@ -28,7 +28,6 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
     config.stage = "preferences"
     config.seed = 0
     config.model = start[variant].get_config().model
-    config.model.update(dict(dispatch="dropless", capacity_factor=0.0))
     config.mesh = config_dict.ConfigDict(
         dict(data=1, expert=1, model=1, exchange="exact", rows_factor=0.0)
     )

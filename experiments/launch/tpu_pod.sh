@@ -4,7 +4,7 @@
 #   export PROJECT=my-project ZONE=us-west4-a TPU=my-slice SHARED=/mnt/shared/deepseek_jax
 #   experiments/launch/tpu_pod.sh create v5litepod-16 v2-alpha-tpuv5-lite
 #   experiments/launch/tpu_pod.sh install
-#   experiments/launch/tpu_pod.sh run --config=experiments/configs/gpu_small.py \
+#   experiments/launch/tpu_pod.sh run --config=experiments/configs/gpu_small.py:capacity \
 #       --workdir=runs/slice --config.mesh.data=2 --config.mesh.expert=8
 #   experiments/launch/tpu_pod.sh stop          # SIGTERM: save at the next step, exit 0
 #   experiments/launch/tpu_pod.sh delete

@@ -12,8 +12,8 @@ MUTANTS = (
     mutant_of(
         _LARGEST,
         "of equal numbers the last",
-        "jnp.min(jnp.where(values == most, number, values.shape[-1])",
-        "jnp.max(jnp.where(values == most, number, -1)",
+        "jnp.min(jnp.where(is_it, number, values.shape[-1])",
+        "jnp.max(jnp.where(is_it, number, -1)",
         "LargestTest",
     ),
     mutant_of(

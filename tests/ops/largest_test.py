@@ -44,14 +44,18 @@ class LargestTest(chex.TestCase):
         laws()
 
 
-def test_of_more_than_rounds_are_made_for():
-    values = jax.random.normal(jax.random.key(0), (2, 64))
-    chex.assert_trees_all_equal(largest.top_k(values, 40), tuple(jax.lax.top_k(values, 40)))
+def test_not_a_number_is_the_largest():
+    values = jnp.array([[1.0, jnp.nan, 3.0, 2.0], [jnp.nan, 0.0, jnp.nan, 1.0]])
+    for found in (largest.rounds(values, 3), jax.lax.top_k(values, 3)):
+        np.testing.assert_array_equal(found[1], [[1, 2, 3], [0, 2, 3]])
 
 
-@pytest.mark.parametrize(("platform", "sorts"), [("cpu", True), ("cuda", False)])
-def test_rows_are_not_sorted_on_a_gpu(platform, sorts):
+@pytest.mark.parametrize(
+    ("platform", "k", "sorts"),
+    [("cpu", 4, True), ("cuda", 4, False), ("cuda", 16, False), ("cuda", 17, True)],
+)
+def test_rows_are_not_sorted_on_a_gpu_for_a_few(platform, k, sorts):
     values = jax.ShapeDtypeStruct((16, 128), jnp.float32)
-    traced = jax.jit(functools.partial(largest.top_k, k=4)).trace(values)
+    traced = jax.jit(functools.partial(largest.top_k, k=k)).trace(values)
     text = traced.lower(lowering_platforms=(platform,)).as_text()
     assert ("chlo.top_k" in text) == sorts

@@ -36,7 +36,7 @@ class Pulled(NamedTuple):
 
 
 class _Kernels(NamedTuple):
-    """What computes the matmuls, whether the hidden layer's are computed again, or make it."""
+    """What computes the matmuls, what the backward pass makes again, and what kernels make."""
 
     backend: Backend
     interpret: bool
@@ -189,7 +189,8 @@ def _routed(
     plan: Plan,
     kernels: _Kernels,
 ) -> Array:
-    return _forward(tokens, weights, gate, up, down, plan, kernels)[0]
+    # Nothing is kept where there is no backward pass.
+    return _forward(tokens, weights, gate, up, down, plan, kernels._replace(recompute=True))[0]
 
 
 def _forward(

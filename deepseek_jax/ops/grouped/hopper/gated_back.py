@@ -163,7 +163,7 @@ def _work(
                 num_columns=DEPTH,
                 storage=storage,
                 worker=worker,
-                num_before=begin // DEPTH * len(results),
+                num_before=begin // storing.STORED * len(results),
             )
         down_number = jax.lax.div(tile.number, jnp.int32(walk.tiles_across))
         rows = pl.ds((down_number * NUM_WORKERS + worker) * HALF, HALF)

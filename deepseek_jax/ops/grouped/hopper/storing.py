@@ -15,7 +15,7 @@ from deepseek_jax.ops.grouped.hopper.pipeline import EIGHT, HALF, NUM_WORKERS
 from deepseek_jax.ops.grouped.hopper.walk import Place
 
 # Columns that are stored at a time.
-_STORED = 64
+STORED = 64
 _NUM_BUFFERS = 2
 
 # (first column, columns) -> pairs of numbers [HALF, columns] and the reference that they go to.
@@ -31,8 +31,8 @@ def buffers(dtype: Any) -> dict[str, Any]:
     For rows that are whole blocks of eight and for others, in the same place: of one shape, so
     that a worker's own lie in one place too.
     """
-    shape = (NUM_WORKERS, _NUM_BUFFERS, HALF, _STORED)
-    stored = plgpu.SMEM(shape, dtype, transforms=pipeline.swizzled(_STORED))
+    shape = (NUM_WORKERS, _NUM_BUFFERS, HALF, STORED)
+    stored = plgpu.SMEM(shape, dtype, transforms=pipeline.swizzled(STORED))
     return dict(storage=plgpu.RefUnion(stored, plgpu.SMEM(shape, dtype)))
 
 
@@ -58,7 +58,7 @@ def store_rows(
         store them, of which a tile takes one.
       place: of the half.
       column: of the results where the first one goes.
-      num_columns: of a tile; static; a multiple of 64.
+      num_columns: of a tile; static; a multiple of `STORED`.
       storage: of `buffers`.
       worker: whose half it is.
       num_before: pieces of the same half that calls before this one have stored; static.
@@ -72,14 +72,14 @@ def store_rows(
 
     def pieces(buffers: list[Any], copies: Callable[[_Copier], None]) -> None:
         number = num_before
-        for begin in range(0, num_columns, _STORED):
-            for numbers, out_ref in made(begin, _STORED):
+        for begin in range(0, num_columns, STORED):
+            for numbers, out_ref in made(begin, STORED):
                 buffer = buffers[number % len(buffers)]
                 # Before the first piece all copies of the tile before must have been read.
                 plgpu.wait_smem_to_gmem(len(buffers) - 1 if number else 0, wait_read_only=True)
                 buffer[...] = numbers
                 plgpu.commit_smem()
-                target = out_ref.at[:, pl.ds(column + begin, _STORED)]
+                target = out_ref.at[:, pl.ds(column + begin, STORED)]
                 copies(functools.partial(_copy, buffer, target, block))
                 plgpu.commit_smem_to_gmem_group()
                 number += 1
