@@ -179,6 +179,14 @@ MUTANTS = (
     ),
     _mutant(
         _SWIGLU,
+        "the forward pass alone writes what a backward pass needs",
+        "kernels._replace(recompute=True)",
+        "kernels",
+        "tests/ops/grouped/fused_test.py::test_only_a_backward_pass_makes_the_hidden_layers_kernel_"
+        "write_more_than_it",
+    ),
+    _mutant(
+        _SWIGLU,
         "nothing is recomputed",
         "keep = not kernels.recompute",
         "keep = True",

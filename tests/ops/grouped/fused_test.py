@@ -182,6 +182,21 @@ def test_what_is_kept_is_what_kernels_apart_keep(recompute):
 
 
 @pytest.mark.deep
+def test_only_a_backward_pass_makes_the_hidden_layers_kernel_write_more_than_it():
+    _, arguments, ids, mask = layer_inputs()
+    body = functools.partial(layer, interpret=False)
+
+    def results(subject):
+        lowered = jax.jit(subject).trace(*arguments).lower(lowering_platforms=("cuda",))
+        lines = [each for each in lowered.as_text().splitlines() if "@mosaic_gpu" in each]
+        return [line[line.rindex("->") :].count("tensor<") for line in lines]
+
+    assert results(lambda *five: body(*five, ids, mask)) == [1, 1]
+    forward = lambda *five: jax.vjp(lambda *x: body(*x, ids, mask), *five)[0]  # noqa: E731
+    assert results(forward) == [3, 1]
+
+
+@pytest.mark.deep
 def test_the_layer_lowers_to_seven_kernels_and_says_over_which_devices_it_varies():
     d_out, arguments, ids, mask = layer_inputs()
     mesh = Mesh(np.array(jax.devices()[:2]), ("data",))
