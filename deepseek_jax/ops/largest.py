@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32
 
-# Up to so many, rounds are faster than XLA's sort of whole rows on a GPU.
+# Up to so many, rounds should be faster than XLA's sort of whole rows on a GPU: of 32,768 x 128
+# numbers on an H200 4 take 18 us and the sort 112 (docs/log.md); others are not measured.
 _MOST_ROUNDS = 16
 
 
