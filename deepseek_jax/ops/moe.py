@@ -5,7 +5,7 @@ Axes: T tokens, K experts of a token, E experts, D model.
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from deepseek_jax.ops import dispatch, experts, grouped_swiglu
 from deepseek_jax.ops.experts import ExpertWeights
+from deepseek_jax.ops.grouped import few_rows, few_tokens
 from deepseek_jax.ops.grouped import swiglu as kernels
 from deepseek_jax.ops.grouped.matmul import Backend
 from deepseek_jax.ops.routing import Routing
@@ -30,6 +31,12 @@ class MoeOutput(NamedTuple):
 Moe = Callable[
     [Float[Array, "T D"], Bool[Array, " T"], Routing, ExpertWeights],
     MoeOutput,
+]
+
+# (tokens [T, D], expert_ids [T, K], shares [T, K], weights) -> answers [T, D].
+_Compute = Callable[
+    [Float[Array, "T D"], Int[Array, "T K"], Float[Array, "T K"], ExpertWeights],
+    Float[Array, "T D"],
 ]
 
 
@@ -65,12 +72,45 @@ def grouped(
 ) -> Moe:
     """Every assignment is computed, by grouped matmuls on as many rows as there are assignments.
 
+    Few tokens, as in decoding, go through `few_tokens` where the backend is one of its own and
+    there is no backward pass.
+
     Args:
       backend: of the matmuls.
       recompute: as `kernels.routed_swiglu`.
       interpret: runs the kernels of the matmuls step by step, on any device; for tests.
-      fused: as `kernels.routed_swiglu`, where the backend can.
+      fused: as `kernels.routed_swiglu`, where the backend can and rows are not few.
     """
+
+    def by_rows(
+        tokens: Float[Array, "T D"],
+        expert_ids: Int[Array, "T K"],
+        shares: Float[Array, "T K"],
+        weights: ExpertWeights,
+    ) -> Float[Array, "T D"]:
+        num_experts = weights.gate.shape[0]
+        plan = dispatch.dropless_plan(
+            expert_ids, jnp.ones(len(tokens), bool), num_experts=num_experts, block_rows=1
+        )
+        are_few = few_rows.are_few(num_rows=expert_ids.size, num_groups=num_experts)
+        return kernels.routed_swiglu(
+            tokens,
+            shares,
+            *weights,
+            plan,
+            backend=backend,
+            interpret=interpret,
+            recompute=recompute,
+            fused=fused and backend in kernels.FUSED and not are_few,
+        )
+
+    def at_once(
+        tokens: Float[Array, "T D"],
+        expert_ids: Int[Array, "T K"],
+        shares: Float[Array, "T K"],
+        weights: ExpertWeights,
+    ) -> Float[Array, "T D"]:
+        return few_tokens.routed_swiglu(tokens, expert_ids, shares, *weights, interpret=interpret)
 
     def moe(
         tokens: Float[Array, "T D"],
@@ -78,22 +118,36 @@ def grouped(
         routing: Routing,
         weights: ExpertWeights,
     ) -> MoeOutput:
-        plan = dispatch.dropless_plan(
-            routing.expert_ids, token_mask, num_experts=weights.gate.shape[0], block_rows=1
-        )
-        answers = kernels.routed_swiglu(
-            tokens,
-            routing.weights,
-            *weights,
-            plan,
-            backend=backend,
-            interpret=interpret,
-            recompute=recompute,
-            fused=fused and backend in kernels.FUSED,
-        )
-        return MoeOutput(answers, plan.num_dropped)
+        compute: _Compute = by_rows
+        if backend in few_tokens.BACKENDS and len(tokens) <= few_tokens.MOST_TOKENS:
+            kernels.check(tokens, routing.weights, *weights, backend=backend, interpret=interpret)
+            compute = _without_gradient(at_once, by_rows)
+        ids = jnp.where(token_mask[:, None], routing.expert_ids, weights.gate.shape[0])
+        return MoeOutput(compute(tokens, ids, routing.weights, weights), jnp.int32(0))
 
     return moe
+
+
+def _without_gradient(forward: _Compute, with_gradient: _Compute) -> _Compute:
+    """The one where nothing is differentiated, the other where something is."""
+    compute = jax.custom_vjp(forward)
+
+    def kept(
+        tokens: Array, expert_ids: Array, shares: Array, weights: ExpertWeights
+    ) -> tuple[Array, Any]:
+        return jax.vjp(
+            lambda tokens, shares, weights: with_gradient(tokens, expert_ids, shares, weights),
+            tokens,
+            shares,
+            weights,
+        )
+
+    def pulled(pull: Any, d_x: Array) -> tuple[Array, None, Array, ExpertWeights]:
+        d_tokens, d_shares, d_weights = pull(d_x)
+        return d_tokens, None, d_shares, d_weights
+
+    compute.defvjp(kept, pulled)
+    return compute
 
 
 def every_expert(*, recompute: bool) -> Moe:

@@ -10,6 +10,9 @@ _TRITON = "deepseek_jax/ops/grouped/triton.py"
 _MEGABLOX = "deepseek_jax/ops/grouped/megablox.py"
 _MATMUL = "deepseek_jax/ops/grouped/matmul.py"
 _SWIGLU = "deepseek_jax/ops/grouped/swiglu.py"
+_FEW_ROWS = "deepseek_jax/ops/grouped/few_rows.py"
+_FEW_TOKENS = "deepseek_jax/ops/grouped/few_tokens.py"
+_FEW_TOKENS_TEST = "tests/ops/grouped/few_tokens_test.py"
 _WALK = "deepseek_jax/ops/grouped/hopper/walk.py"
 _TILES_FOUND = (
     "tests/ops/grouped/walk_test.py::test_each_row_is_in_one_tile_of_its_group_and_found_there"
@@ -94,7 +97,7 @@ MUTANTS = (
     _mutant(
         _TRITON,
         "steps of one depth, whatever the matrices",
-        "depth = tiles.largest_divisor(num_in, _DEPTHS) or _DEPTHS[-1]",
+        "depth = tiles.largest_divisor(num_in, _DEPTHS)",
         "depth = _DEPTHS[0]",
         "test_many_tiles[triton-64-rows]",
     ),
@@ -105,6 +108,62 @@ MUTANTS = (
         "return jnp.dot(*(z.astype(jnp.bfloat16) for z in (x, y)), precision=precision, "
         "preferred_element_type=jnp.float32)",
         f"{_VALUES}[even-triton-float32]",
+    ),
+    _mutant(
+        _FEW_ROWS,
+        "a group begins behind its rows",
+        "jnp.where(index < group, sizes, 0)",
+        "jnp.where(index <= group, sizes, 0)",
+        "test_any_sizes_of_few_rows",
+    ),
+    _mutant(
+        _FEW_ROWS,
+        "few rows of no group get the last matrix",
+        "jnp.where(group < num_groups, jnp.int32(num_in // tile.depth), jnp.int32(0))",
+        "jnp.int32(num_in // tile.depth)",
+        "test_any_sizes_of_few_rows",
+    ),
+    _mutant(
+        _FEW_ROWS,
+        "a group has one tile of rows",
+        "num_tiles = (size + _TILE_ROWS - 1) // _TILE_ROWS",
+        "num_tiles = jnp.minimum(size, 1)",
+        "test_any_sizes_of_few_rows",
+    ),
+    _mutant(
+        _FEW_TOKENS,
+        "no assignment is an expert's first",
+        "k * num_tokens + place < program",
+        "k * num_tokens + place <= program",
+        f"{_FEW_TOKENS_TEST}::test_answers_are_those_of_float64",
+    ),
+    _mutant(
+        _FEW_TOKENS,
+        "a choice has the weight of the first",
+        "share = jnp.where(mine.choice == k, ",
+        "share = jnp.where(k == 0, ",
+        f"{_FEW_TOKENS_TEST}::test_answers_are_those_of_float64",
+    ),
+    _mutant(
+        _FEW_TOKENS,
+        "answers of no expert are added",
+        "jnp.where(is_there, answers, 0.0)",
+        "answers",
+        f"{_FEW_TOKENS_TEST}::test_answers_are_those_of_float64",
+    ),
+    _mutant(
+        _FEW_TOKENS,
+        "all parts of a sum are the first",
+        "pl.ds((part * num_steps + i) * tile.depth, tile.depth)",
+        "pl.ds((0 * part + i) * tile.depth, tile.depth)",
+        f"{_FEW_TOKENS_TEST}::test_any_sides",
+    ),
+    _mutant(
+        _FEW_TOKENS,
+        "a program multiplies with one column of tiles",
+        "return pl.ds(pl.program_id(0) * tile.columns, tile.columns)",
+        "return pl.ds(0 * pl.program_id(0), tile.columns)",
+        f"{_FEW_TOKENS_TEST}::test_any_sides",
     ),
     _mutant(
         _MEGABLOX,

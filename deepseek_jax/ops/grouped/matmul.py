@@ -15,7 +15,7 @@ import jax
 from jaxtyping import Array, Float, Int
 
 from deepseek_jax.ops import varying
-from deepseek_jax.ops.grouped import loop, megablox, triton
+from deepseek_jax.ops.grouped import few_rows, loop, megablox, triton
 from deepseek_jax.ops.grouped.hopper import limits as hopper_limits
 from deepseek_jax.ops.grouped.hopper import outer as hopper_outer
 from deepseek_jax.ops.grouped.hopper import product as hopper_product
@@ -143,13 +143,14 @@ def product(
 
     With `transposed` the weights are [E, Out, In].
     """
+    few = few_rows.are_few(num_rows=rows.shape[0], num_groups=weights.shape[0])
     match backend:
         case "loop":
             return loop.product(rows, weights, group_sizes, transposed=transposed)
         case "triton":
-            make = triton.product
+            make = few_rows.product if few else triton.product
         case "hopper":
-            make = hopper_product.product
+            make = few_rows.product if few else hopper_product.product
         case "megablox":
             make = megablox.product
     return make(rows, weights, group_sizes, transposed=transposed, interpret=interpret)

@@ -135,17 +135,9 @@ def routed_swiglu(
     Cost: 6 D F FLOPs a row forward and 12 backward, 16 with `recompute`. Kept for the backward
     pass: the arguments, and without `recompute` R (D + 3 F) numbers.
     """
-    chex.assert_rank([tokens, weights, plan.row_ids, plan.token_ids], [2, 2, 2, 1])
-    chex.assert_type(weights, jnp.float32)
+    chex.assert_rank([plan.row_ids, plan.token_ids], [2, 1])
     chex.assert_equal_shape([weights, plan.row_ids])
-    chex.assert_equal_shape([gate, up])
-    num_experts, model_dim, width = gate.shape
-    chex.assert_shape(tokens, (weights.shape[0], model_dim))
-    chex.assert_shape(down, (num_experts, width, model_dim))
-    num_rows = plan.token_ids.size
-    for matrices in (gate, up, down):
-        rows = varying.shape_like((num_rows, matrices.shape[1]), tokens)
-        matmul.check(rows, matrices, plan.group_sizes, backend=backend, interpret=interpret)
+    check(tokens, weights, gate, up, down, backend=backend, interpret=interpret)
     if fused and backend not in FUSED:
         raise ValueError(
             f"fused=True: must be False with backend={backend!r}; these can: {', '.join(FUSED)}"
@@ -155,6 +147,29 @@ def routed_swiglu(
     leaves = jax.tree.leaves(arguments)
     arguments = jax.tree.map(lambda x: varying.like(x, *leaves), arguments)
     return _routed(*arguments, _Kernels(backend, interpret, recompute, fused))
+
+
+def check(
+    tokens: Any,
+    weights: Any,
+    gate: Any,
+    up: Any,
+    down: Any,
+    *,
+    backend: Backend,
+    interpret: bool,
+) -> None:
+    """Raises as `routed_swiglu` does, for arrays or their shapes and dtypes."""
+    chex.assert_rank([tokens, weights], [2, 2])
+    chex.assert_type(weights, jnp.float32)
+    chex.assert_equal_shape([gate, up])
+    num_experts, model_dim, width = gate.shape
+    chex.assert_shape(tokens, (weights.shape[0], model_dim))
+    chex.assert_shape(down, (num_experts, width, model_dim))
+    sizes = jax.ShapeDtypeStruct((num_experts,), jnp.int32)
+    for matrices in (gate, up, down):
+        rows = varying.shape_like((weights.size, matrices.shape[1]), tokens)
+        matmul.check(rows, matrices, sizes, backend=backend, interpret=interpret)
 
 
 def choose(

@@ -124,7 +124,7 @@ def _product_kernel(
                 w = plt.load(weights_ref.at[matrix, columns, inner]).T
             else:
                 w = plt.load(weights_ref.at[matrix, inner, columns])
-            return total + _dot(x, w)
+            return total + dot(x, w)
 
         # No group has the rows past the last one: their sum has no terms.
         num_steps = jnp.where(group < num_groups, jnp.int32(num_in // tile.depth), jnp.int32(0))
@@ -145,7 +145,7 @@ def _outer_kernel(
 
     def whole_step(i: Array, total: Array) -> Array:
         taken = pl.ds(start + i * tile.depth, tile.depth)
-        return total + _dot(
+        return total + dot(
             plt.load(rows_ref.at[taken, across]).T, plt.load(d_out_ref.at[taken, columns])
         )
 
@@ -155,7 +155,7 @@ def _outer_kernel(
         is_mine = (first + jnp.arange(tile.depth, dtype=jnp.int32) < end)[:, None]
         x = plt.load(rows_ref.at[taken, across], mask=is_mine, other=0)
         y = plt.load(d_out_ref.at[taken, columns], mask=is_mine, other=0)
-        return total + _dot(x.T, y)
+        return total + dot(x.T, y)
 
     num_whole = (end - start) // tile.depth
     num_steps = (end - start + tile.depth - 1) // tile.depth
@@ -165,7 +165,7 @@ def _outer_kernel(
     plt.store(out_ref.at[group, across, columns], total.astype(out_ref.dtype))
 
 
-def _dot(x: Array, y: Array) -> Array:
+def dot(x: Array, y: Array) -> Array:
     """The product, summed in float32; float32 arguments are not rounded to TF32."""
     precision = jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
     return jnp.dot(x, y, precision=precision, preferred_element_type=jnp.float32)
@@ -173,9 +173,9 @@ def _dot(x: Array, y: Array) -> Array:
 
 def _product_tile(rows_per_group: int, num_in: int, num_out: int, dtype: Any) -> _Tile:
     """Measured on an H100 at 1024 x 2048 (docs/log.md); half as wide for float32."""
-    depth = tiles.largest_divisor(num_in, _DEPTHS) or _DEPTHS[-1]
+    depth = tiles.largest_divisor(num_in, _DEPTHS)
     widths = _WIDTHS if jnp.dtype(dtype).itemsize == 2 else _WIDTHS[1:]
-    columns = tiles.largest_divisor(num_out, widths) or _WIDTHS[-1]
+    columns = tiles.largest_divisor(num_out, widths)
     if rows_per_group < 32:
         return _Tile(16, columns, depth, 4, 3)
     if rows_per_group < 128 or columns < 128:
@@ -185,8 +185,8 @@ def _product_tile(rows_per_group: int, num_in: int, num_out: int, dtype: Any) ->
 
 def _outer_tile(num_in: int, num_out: int, dtype: Any) -> _Tile:
     widths = _WIDTHS if jnp.dtype(dtype).itemsize == 2 else _WIDTHS[1:]
-    rows = tiles.largest_divisor(num_in, _WIDTHS[1:]) or _WIDTHS[-1]
-    columns = tiles.largest_divisor(num_out, widths) or _WIDTHS[-1]
+    rows = tiles.largest_divisor(num_in, _WIDTHS[1:])
+    columns = tiles.largest_divisor(num_out, widths)
     return _Tile(rows, columns, _DEPTHS[0] if columns >= 64 else _DEPTHS[1], 8, 3)
 
 

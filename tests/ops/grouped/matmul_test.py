@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, PartitionSpec
 
-from deepseek_jax.ops.grouped import matmul
+from deepseek_jax.ops.grouped import few_rows, matmul
 from tests import tolerances
 
 NUM_ROWS, NUM_IN, NUM_OUT = 256, 128, 128
@@ -97,7 +97,9 @@ def test_answers_and_gradients_are_those_of_float64(backend, dtype, sizes):
         # Several tiles across and down, and those of every height and depth.
         pytest.param("triton", 600, [251, 330], (96, 256), jnp.float32, id="triton-128-rows"),
         pytest.param("triton", 600, [0, 201, 390], (48, 256), jnp.float32, id="triton-64-rows"),
-        pytest.param("triton", 40, [3, 0, 21, 9, 1], (16, 48), jnp.float32, id="triton-16-rows"),
+        pytest.param("triton", 60, [3, 0, 41, 9, 1], (16, 48), jnp.float32, id="triton-16-rows"),
+        pytest.param("triton", 40, [3, 0, 21, 9, 1], (16, 48), jnp.float32, id="few-rows"),
+        pytest.param("triton", 40, [3, 0, 21, 9, 1], (256, 128), jnp.bfloat16, id="few-bfloat16"),
         pytest.param("triton", 300, [100, 100], (256, 512), jnp.bfloat16, id="triton-bfloat16"),
         pytest.param("loop", 600, [251, 330], (96, 256), jnp.float32, id="loop"),
         pytest.param(
@@ -144,6 +146,23 @@ def test_any_sizes(backend):
     def law(cuts):
         sizes = np.diff(np.sort(cuts), prepend=0)
         found = compiled(backend)(rows, weights, jnp.asarray(sizes, jnp.int32), d_out)
+        assert_near(found, expected(rows, weights, sizes, d_out), jnp.float32)
+
+    law()
+
+
+def test_any_sizes_of_few_rows():
+    num_rows, num_groups = 40, 6  # groups are not a power of two, and some have several tiles
+    assert few_rows.are_few(num_rows=num_rows, num_groups=num_groups)
+    rows, weights, d_out = inputs(
+        6, jnp.float32, num_rows=num_rows, num_groups=num_groups, sides=(16, 32)
+    )
+
+    @hypothesis.given(st.lists(st.integers(0, num_rows), min_size=num_groups, max_size=num_groups))
+    @hypothesis.settings(max_examples=12)
+    def law(cuts):
+        sizes = np.diff(np.sort(cuts), prepend=0)
+        found = compiled("triton")(rows, weights, jnp.asarray(sizes, jnp.int32), d_out)
         assert_near(found, expected(rows, weights, sizes, d_out), jnp.float32)
 
     law()
@@ -292,20 +311,21 @@ def test_the_backend_that_is_meant_for_a_device(device, dtype, num_in, backend):
 
 @pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated")
 @pytest.mark.parametrize(
-    ("backend", "platform", "names"),
+    ("backend", "num_rows", "platform", "names"),
     [
-        ("hopper", "cuda", ["mosaic_gpu"]),
-        ("triton", "cuda", ["__gpu$xla.gpu.triton"]),
-        ("megablox", "tpu", ["tpu_custom_call"]),
+        ("hopper", NUM_ROWS, "cuda", ["mosaic_gpu"]),
+        ("hopper", 32, "cuda", ["__gpu$xla.gpu.triton"]),  # few rows
+        ("triton", NUM_ROWS, "cuda", ["__gpu$xla.gpu.triton"]),
+        ("megablox", NUM_ROWS, "tpu", ["tpu_custom_call"]),
     ],
 )
-def test_lowers_for_its_platform(backend, platform, names):
+def test_lowers_for_its_platform(backend, num_rows, platform, names):
     def both(rows, weights, sizes, d_out):
         run = functools.partial(matmul.grouped_matmul, backend=backend)
         return jax.vjp(lambda x, w: run(x, w, sizes), rows, weights)[1](d_out)
 
-    rows, weights, d_out = inputs(0, jnp.bfloat16)
-    sizes = jnp.array([64, 64, 0, 100], jnp.int32)
+    rows, weights, d_out = inputs(0, jnp.bfloat16, num_rows=num_rows)
+    sizes = jnp.array([8, 8, 0, 10], jnp.int32)
     # Triton asks for a device of the kind that it lowers for.
     kind = jax.sharding.AbstractDevice(device_kind="NVIDIA H100", num_cores=132, platform="gpu")
     mesh = jax.sharding.AbstractMesh((1,), ("one",), abstract_device=kind)

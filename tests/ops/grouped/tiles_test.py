@@ -62,4 +62,3 @@ def test_no_loop_and_no_sorting_on_the_device():
 
 def test_the_first_that_divides():
     assert tiles.largest_divisor(384, (256, 128, 64)) == 128
-    assert tiles.largest_divisor(100, (256, 128, 64)) is None

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from deepseek_jax.ops import varying
 from deepseek_jax.ops.grouped import tiles
-from deepseek_jax.ops.grouped.hopper import gated, limits, pipeline, storing
+from deepseek_jax.ops.grouped.hopper import gated, pipeline, storing
 from deepseek_jax.ops.grouped.hopper.pipeline import (
     DEPTH,
     EIGHT,
@@ -67,7 +67,6 @@ def gated_back(
     """
     num_rows, hidden_dim = gates.shape
     width = tiles.largest_divisor(hidden_dim, pipeline.WIDTHS)
-    assert width is not None, limits.refusal.__doc__
     whole = whole_rows(num_rows, least=HEIGHT)
     gates, ups, d_answers = (
         jnp.pad(each, ((0, whole - num_rows), (0, 0))) for each in (gates, ups, d_answers)

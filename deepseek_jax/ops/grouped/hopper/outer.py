@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from deepseek_jax.ops import varying
 from deepseek_jax.ops.grouped import tiles
-from deepseek_jax.ops.grouped.hopper import limits, pipeline
+from deepseek_jax.ops.grouped.hopper import pipeline
 from deepseek_jax.ops.grouped.hopper.pipeline import (
     DEPTH,
     EIGHT,
@@ -48,7 +48,6 @@ def outer(
     """
     num_rows, num_in, num_out = rows.shape[0], rows.shape[1], d_out.shape[1]
     width = tiles.largest_divisor(num_out, pipeline.WIDTHS)
-    assert width is not None, limits.refusal.__doc__
     # Copies take whole blocks of eight rows, of which there must be a block's depth.
     missing = max(num_rows + -num_rows % EIGHT, DEPTH) - num_rows
     rows, d_out = (jnp.pad(x, ((0, missing), (0, 0))) for x in (rows, d_out))

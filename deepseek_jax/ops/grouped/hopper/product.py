@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from deepseek_jax.ops import varying
 from deepseek_jax.ops.grouped import tiles
-from deepseek_jax.ops.grouped.hopper import limits, pipeline, storing
+from deepseek_jax.ops.grouped.hopper import pipeline, storing
 from deepseek_jax.ops.grouped.hopper.pipeline import DEPTH, Read, Work
 from deepseek_jax.ops.grouped.hopper.walk import Tile, Walk, whole_rows
 
@@ -51,7 +51,6 @@ def sum_of_products(
     num_rows, num_in = rows[0].shape
     num_out = weights[0].shape[1 if transposed else 2]
     width = tiles.largest_divisor(num_out, pipeline.WIDTHS)
-    assert width is not None, limits.refusal.__doc__
     whole = whole_rows(num_rows)
     (out,) = pipeline.call(
         functools.partial(_work, width=width, transposed=transposed),
