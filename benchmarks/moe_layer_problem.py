@@ -48,13 +48,13 @@ class Layer(NamedTuple):
     d_matrices: Callable[[int], tuple[Any, Any, Any]]
 
 
-def draw_routing(shape: Shape, kind: str) -> tuple[Any, Any]:
+def draw_routing(shape: Shape, kind: str, seed: int = 0) -> tuple[Any, Any]:
     """Expert ids [T, K] int32, distinct in a row, and weights [T, K] float32 exact in bfloat16.
 
     Shares of the experts are equal ("even"), or drawn from a Dirichlet distribution with
     parameter 2 ("skewed").
     """
-    generator = np.random.default_rng(0)
+    generator = np.random.default_rng(seed)
     shares = {
         "even": np.full(shape.num_experts, 1.0 / shape.num_experts),
         "skewed": generator.dirichlet(np.full(shape.num_experts, 2.0)),
@@ -101,6 +101,25 @@ def errors(ids: Any, weights: Any, layer: Layer) -> dict[str, float]:
         for name, found, want in zip(names, layer.d_matrices(expert), wanted, strict=True):
             note(name, found, want)
     return worst
+
+
+def answers_error(
+    ids: Any,
+    weights: Any,
+    *,
+    tokens: Any,
+    answers: Any,
+    matrices: Callable[[int], tuple[Any, Any, Any]],
+) -> float:
+    """The relative error of all answers [T, D] to tokens [T, D], both float64."""
+    wanted = np.zeros_like(answers)
+    for expert in np.unique(ids):
+        gate, up, down = matrices(int(expert))
+        of_tokens, of_choices = np.nonzero(ids == expert)
+        x = tokens[of_tokens]
+        share = np.asarray(weights[of_tokens, of_choices], np.float64)[:, None]
+        wanted[of_tokens] += share * _one(x, np.zeros_like(x), gate, up, down).answer
+    return float(np.linalg.norm(answers - wanted) / np.linalg.norm(wanted))
 
 
 class _One(NamedTuple):

@@ -34,14 +34,14 @@ def main() -> None:
     )
 
 
-def make_experts(shape: Shape, request: dict[str, Any]) -> Any:
+def make_experts(shape: Shape, request: dict[str, Any], implementation: str = "grouped_mm") -> Any:
     """The module with drawn parameters."""
     config = transformers.Qwen3MoeConfig(
         hidden_size=shape.model_dim,
         moe_intermediate_size=shape.width,
         num_experts=shape.num_experts,
         num_experts_per_tok=shape.top_k,
-        experts_implementation="grouped_mm",
+        experts_implementation=implementation,
     )
     with torch.device(request["device"]):
         experts = modeling_qwen3_moe.Qwen3MoeExperts(config)
@@ -125,21 +125,23 @@ def _found(experts: Any, tokens: Any, out: Any, d_out: Any, gradients: list[Any]
         d_out=_reader(d_out),
         d_tokens=_reader(d_tokens),
         d_weights=_reader(d_weights),
-        matrices=lambda expert: _matrices(experts.gate_up_proj, experts.down_proj, expert),
-        d_matrices=lambda expert: _matrices(d_gate_up, d_down, expert),
+        matrices=lambda expert: matrices_of(experts.gate_up_proj, experts.down_proj, expert),
+        d_matrices=lambda expert: matrices_of(d_gate_up, d_down, expert),
     )
 
 
 def _reader(x: torch.Tensor) -> Callable[[Any], Any]:
-    return lambda index: _array(x[torch.as_tensor(np.asarray(index), device=x.device)])
+    return lambda index: array(x[torch.as_tensor(np.asarray(index), device=x.device)])
 
 
-def _matrices(gate_up: torch.Tensor, down: torch.Tensor, expert: int) -> tuple[Any, Any, Any]:
-    gate, up = (_array(half).T for half in gate_up[expert].chunk(2))
-    return gate, up, _array(down[expert]).T
+def matrices_of(gate_up: torch.Tensor, down: torch.Tensor, expert: int) -> tuple[Any, Any, Any]:
+    """Gate, up and down of one expert, as float64."""
+    gate, up = (array(half).T for half in gate_up[expert].chunk(2))
+    return gate, up, array(down[expert]).T
 
 
-def _array(x: torch.Tensor) -> Any:
+def array(x: torch.Tensor) -> Any:
+    """As numpy's float64."""
     return x.detach().double().cpu().numpy()
 
 

@@ -68,6 +68,7 @@ def generate(
     )
     cache = cache._replace(task_vector=task_vector)
     logits, cache = _prefill(model, variables, prompts, lengths, cache)
+    weights = _step_weights(model, variables)
     shape = (batch_size, max_new_tokens)
     start = Generation(
         jnp.zeros(shape, jnp.int32), jnp.zeros(shape, bool), jnp.zeros(shape, jnp.float32)
@@ -89,7 +90,7 @@ def generate(
             done.token_mask.at[:, index].set(alive),
             done.logprobs.at[:, index].set(jnp.where(alive, logprobs, 0.0)),
         )
-        logits, cache = _step(model, variables, tokens, cache)
+        logits, cache = _step(model, variables, tokens, cache, weights)
         return index + 1, logits, cache, alive & (tokens != end_id), key, done
 
     alive = jnp.ones((batch_size,), bool)
@@ -141,6 +142,7 @@ def stream(
     cache = cache._replace(task_vector=task_vector)
     lengths = jnp.array([length], jnp.int32)
     logits, cache = _prefill(model, variables, jnp.asarray(prompt)[None], lengths, cache)
+    weights = _step_weights(model, variables)
     for _ in range(max_new_tokens):
         key, sample_key = jax.random.split(key)
         tokens = sampling.sample_tokens(
@@ -150,7 +152,7 @@ def stream(
         if token == end_id:
             return
         yield token
-        logits, cache = _step(model, variables, tokens, cache)
+        logits, cache = _step(model, variables, tokens, cache, weights)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -162,15 +164,23 @@ def _prefill(
     return answer
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def _step_weights(model: model_lib.Decoder, variables: Mapping[str, Any]) -> model_lib.StepWeights:
+    """`Decoder.step_weights`, compiled once."""
+    made: Any = model.apply(variables, method="step_weights")
+    return made
+
+
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=3)
 def _step(
     model: model_lib.Decoder,
     variables: Mapping[str, Any],
     tokens: Int[Array, " B"],
     cache: model_lib.DecoderCache,
+    weights: model_lib.StepWeights,
 ) -> tuple[Array, model_lib.DecoderCache]:
     """`Decoder.step`, compiled once for each shape; the old cache's memory is reused."""
-    answer: Any = model.apply(variables, tokens, cache, method="step")
+    answer: Any = model.apply(variables, tokens, cache, weights, method="step")
     return answer
 
 

@@ -48,6 +48,17 @@ class DecoderCache(NamedTuple):
     task_vector: Float[Array, "B Z"] | None = None
 
 
+class StepWeights(NamedTuple):
+    """What every step reads: each layer's variables, and the head [D, V].
+
+    The matrices that a step would round to the compute dtype are rounded already, so that many
+    steps neither round them nor cut them out of those of all layers, each time a copy of all.
+    """
+
+    layers: tuple[Any, ...]
+    head: Float[Array, "D V"]
+
+
 def empty_cache(spec: ModelSpec, *, batch_size: int, max_length: int) -> DecoderCache:
     """A cache for sequences of up to `max_length` tokens.
 
@@ -133,12 +144,13 @@ class Decoder(nn.Module):
         """
         context = SequenceContext(document_ids, positions, None, task_vector)
         hidden, outputs = self._hidden(tokens, None, context)
+        head = self._head()
         return ModelOutput(
-            self._logits(hidden),
+            self._logits(hidden, head),
             jnp.mean(outputs.aux_loss),
             outputs.stats,
             hidden,
-            self._head(),
+            head,
         )
 
     def prefill(
@@ -162,23 +174,42 @@ class Decoder(nn.Module):
         hidden, outputs = self._hidden(tokens, stacked, context)
         last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)
         filled = tuple(_layer(outputs.cache, index) for index in range(len(cache.layers)))
-        return self._logits(last)[:, 0], DecoderCache(filled, lengths, cache.task_vector)
+        logits = self._logits(last, self._head())[:, 0]
+        return logits, DecoderCache(filled, lengths, cache.task_vector)
+
+    def step_weights(self) -> StepWeights:
+        """For `step`, made once for many; as large as the parameters in the compute dtype."""
+        stacked = parameters.rounded(
+            nn.meta.unbox(self.layers.variables), jnp.dtype(self.spec.compute_dtype)
+        )
+        layers = tuple(_layer(stacked, index) for index in range(self.spec.num_layers))
+        return StepWeights(layers, self._head())
 
     def step(
-        self, tokens: Int[Array, " B"], cache: DecoderCache
+        self, tokens: Int[Array, " B"], cache: DecoderCache, weights: StepWeights | None = None
     ) -> tuple[Float[Array, "B V"], DecoderCache]:
-        """Appends one token to each sequence; logits [B, V] after it, and the new cache."""
+        """Appends one token to each sequence.
+
+        Args:
+          tokens: [B] int32.
+          cache: what the sequences hold.
+          weights: of `step_weights`; None makes them, for this step alone. Changes no result.
+
+        Returns:
+          Logits [B, V] after the token, and the new cache.
+        """
         self._check_task(cache.task_vector)
+        if weights is None:
+            weights = self.step_weights()
         context = StepContext(cache.lengths, cache.task_vector)
         x = self._embedded(tokens[:, None])
         # Layer by layer, not scanned: a scan hands its caches back as copies.
         block = Block(self.spec, self.layout, self.task_spec, parent=None)
-        stacked = nn.meta.unbox(self.layers.variables)
         sows = self.is_mutable_collection("intermediates")
         filled, sown = [], []
-        for index, layer_cache in enumerate(cache.layers):
+        for variables, layer_cache in zip(weights.layers, cache.layers, strict=True):
             answer: Any = block.apply(
-                _layer(stacked, index),
+                variables,
                 x,
                 layer_cache,
                 context,
@@ -193,7 +224,7 @@ class Decoder(nn.Module):
             for collection, parts in together.items():
                 for name, value in parts.items():
                     self.layers.put_variable(collection, name, value)
-        logits = self._logits(self._normed(x))[:, 0]
+        logits = self._logits(self._normed(x), weights.head)[:, 0]
         return logits, DecoderCache(tuple(filled), cache.lengths + 1, cache.task_vector)
 
     def _hidden(
@@ -234,9 +265,11 @@ class Decoder(nn.Module):
         kernel = self.embed.embedding.T if self.spec.tie_embeddings else self.head()
         return kernel.astype(jnp.dtype(self.spec.compute_dtype))
 
-    def _logits(self, hidden: Float[Array, "B L D"]) -> Float[Array, "B L V"]:
+    def _logits(
+        self, hidden: Float[Array, "B L D"], head: Float[Array, "D V"]
+    ) -> Float[Array, "B L V"]:
         """Float32 logits from hidden states in the compute dtype."""
-        logits = jnp.einsum("bld,dv->blv", hidden, self._head(), preferred_element_type=jnp.float32)
+        logits = jnp.einsum("bld,dv->blv", hidden, head, preferred_element_type=jnp.float32)
         return layout_lib.constrain(self.layout, logits, "batch", None, "vocab")
 
 

@@ -1,5 +1,6 @@
 """How parameters are made: initialisers with logical axis names, and norm scales. Floor 3."""
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +18,27 @@ def scaled_normal(*axes: str | None, fan_in: int, gain: float = 1.0) -> Callable
 def named(init: jax.nn.initializers.Initializer, *axes: str | None) -> Callable[..., Any]:
     """The initialiser, boxing what it makes with logical axis names; `param` opens the box."""
     return nn.with_logical_partitioning(init, axes)
+
+
+# The names that parameters of a layer end with, module and all, which are rounded to the compute
+# dtype wherever they are used: the experts' matrices and attention's projections.
+_ROUNDED = frozenset(
+    (
+        *itertools.product(["feed_forward"], ["gate", "up", "down"]),
+        *itertools.product(["feed_forward"], ["shared_gate", "shared_up", "shared_down"]),
+        *itertools.product(["query", "key", "value", "out"], ["kernel"]),
+    )
+)
+
+
+def rounded(variables: Any, dtype: Any) -> Any:
+    """A layer's variables, or those of all, rounded as every use of them rounds them."""
+
+    def one(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
+        names = tuple(key.key for key in path[-2:])
+        return leaf.astype(dtype) if names in _ROUNDED else leaf
+
+    return jax.tree_util.tree_map_with_path(one, variables)
 
 
 class NormScale(nn.Module):

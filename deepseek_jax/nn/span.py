@@ -62,12 +62,13 @@ class SpanDecoder(model_lib.Decoder, kw_only=True):
             projected, scale = self.span_head(hidden[:, -1])
             # Gathered once, whole on every device: every span is compared with every other.
             projected = layout_lib.constrain(self.layout, projected, None, None)
+        head = self._head()
         return SpanOutput(
-            self._logits(hidden),
+            self._logits(hidden, head),
             jnp.mean(outputs.aux_loss),
             outputs.stats,
             hidden,
-            self._head(),
+            head,
             projected,
             scale,
         )

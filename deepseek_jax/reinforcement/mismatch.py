@@ -53,12 +53,13 @@ def _stepped_ids(
     cache = model_lib.empty_cache(model.spec, batch_size=batch_size, max_length=width + num_new)
     answer: Any = model.apply(variables, prompts.tokens, prompts.lengths, cache, method="prefill")
     _, cache = answer
+    weights = model.apply(variables, method="step_weights")
 
     def step(
         cache: model_lib.DecoderCache, tokens: Int[Array, " B"]
     ) -> tuple[model_lib.DecoderCache, Int[Array, "layers B K"]]:
         answer: Any = model.apply(
-            variables, tokens, cache, method="step", mutable=["intermediates"]
+            variables, tokens, cache, weights, method="step", mutable=["intermediates"]
         )
         (_, cache), sown = answer
         return cache, _ids(sown)

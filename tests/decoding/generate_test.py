@@ -61,6 +61,33 @@ def test_greedy_equals_a_plain_loop_without_a_cache(built):
             text.append(token)
 
 
+def _equations(jaxpr):
+    """Of a program and of all programs within it."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jax.tree.leaves(
+            list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")
+        ):
+            if hasattr(inner, "eqns"):
+                yield from _equations(getattr(inner, "jaxpr", inner))
+
+
+def test_no_step_cuts_a_layer_out_of_all_or_rounds_the_experts():
+    model, variables = tiny.make(dataclasses.replace(tiny.SPARSE, compute_dtype="bfloat16"))
+    traced = jax.make_jaxpr(lambda variables: _generate((model, variables)))(variables)
+    loops = [each for each in _equations(traced.jaxpr) if each.primitive.name == "while"]
+    bodies = [list(_equations(each.params["body_jaxpr"].jaxpr)) for each in loops]
+    cut = {"slice", "dynamic_slice", "gather", "squeeze"}
+    step = max(bodies, key=len)
+    assert len(step) > 200
+    experts = (model.spec.num_experts, model.spec.model_dim, model.spec.expert_hidden_dim)
+    for each in (each for each in step if each.invars):
+        name, operand = each.primitive.name, each.invars[0].aval
+        assert name not in cut or operand.shape[1:] != experts
+        is_cast = name == "convert_element_type" and operand.dtype == jnp.float32
+        assert not is_cast or operand.shape != experts
+
+
 @pytest.mark.deep
 def test_stream_draws_what_generate_draws(built):
     model, variables = built

@@ -18,7 +18,17 @@ import shutil
 import sys
 import tempfile
 
-from tests.mutants import attention, flash, grouped, moe, objectives, parallel, routing, stages
+from tests.mutants import (
+    attention,
+    decoding,
+    flash,
+    grouped,
+    moe,
+    objectives,
+    parallel,
+    routing,
+    stages,
+)
 from tests.mutants.mutant import Mutant, Verdict, run_tests
 
 TABLES = (
@@ -30,6 +40,7 @@ TABLES = (
     parallel.MUTANTS,
     objectives.MUTANTS,
     stages.MUTANTS,
+    decoding.MUTANTS,
 )
 ROOT = pathlib.Path(__file__).parents[2]
 COPIED = ("deepseek_jax", "experiments", "tests")
