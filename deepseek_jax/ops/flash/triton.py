@@ -49,7 +49,7 @@ class Tiles(NamedTuple):
 
 # By the width of a head up to 64, or 128. Float32 takes twice the room, and no tensor cores.
 _NARROW = Tiles(Tile(128, 64, 4, 3), Tile(128, 64, 4, 3), Tile(64, 64, 4, 3))
-_WIDE = Tiles(Tile(128, 64, 8, 3), Tile(128, 64, 8, 2), Tile(64, 128, 8, 2))
+_WIDE = Tiles(Tile(128, 64, 8, 3), Tile(128, 64, 8, 2), Tile(64, 64, 4, 2))
 _FLOAT32 = Tiles(Tile(64, 32, 4, 2), Tile(64, 32, 4, 2), Tile(32, 64, 4, 2))
 
 
