@@ -76,7 +76,7 @@ def parts_of(shape: Shape, made: Arguments, backend: Any) -> list[Part]:
     plan, make_plan = _compiled(plan_of, made.ids, mask)
     sizes = plan.group_sizes
     gate, up, down = made.matrices
-    rows, gather = _compiled(dispatch.take_rows, made.tokens, plan.token_ids)
+    rows, gather = _compiled(functools.partial(swiglu.rows_of, **how), made.tokens, plan)
     gates, enter = _compiled(functools.partial(matmul.product, **how), rows, gate, sizes)
     ups = matmul.product(rows, up, sizes, **how)
     weights = dispatch.row_weights(made.weights, plan)
@@ -84,7 +84,7 @@ def parts_of(shape: Shape, made: Arguments, backend: Any) -> list[Part]:
     answers, leave = _compiled(functools.partial(matmul.product, **how), hidden, down, sizes)
     _, combine = _compiled(_summed, plan.row_ids, answers)
     back = functools.partial(matmul.product, **how, transposed=True)
-    d_rows = dispatch.take_rows(made.d_out, plan.token_ids)
+    d_rows = swiglu.rows_of(made.d_out, plan, **how)
     d_hidden, through = _compiled(back, d_rows, down, sizes)
     pulled, pull = _compiled(swiglu.gradients, gates, ups, weights, d_hidden)
     d_x, enter_back = _compiled(back, pulled.d_gates, gate, sizes)

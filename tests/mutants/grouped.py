@@ -10,6 +10,8 @@ _TRITON = "deepseek_jax/ops/grouped/triton.py"
 _MEGABLOX = "deepseek_jax/ops/grouped/megablox.py"
 _MATMUL = "deepseek_jax/ops/grouped/matmul.py"
 _SWIGLU = "deepseek_jax/ops/grouped/swiglu.py"
+_SPREADING = "deepseek_jax/ops/grouped/spreading.py"
+_SPREADING_TEST = "tests/ops/grouped/spreading_test.py::test_rows_are_those_of_a_gather"
 _FEW_ROWS = "deepseek_jax/ops/grouped/few_rows.py"
 _FEW_TOKENS = "deepseek_jax/ops/grouped/few_tokens.py"
 _FEW_TOKENS_TEST = "tests/ops/grouped/few_tokens_test.py"
@@ -108,6 +110,20 @@ MUTANTS = (
         "return jnp.dot(*(z.astype(jnp.bfloat16) for z in (x, y)), precision=precision, "
         "preferred_element_type=jnp.float32)",
         f"{_VALUES}[even-triton-float32]",
+    ),
+    _mutant(
+        _SPREADING,
+        "empty rows are left as they were",
+        "(rows >= num_used) & (rows < num_rows)",
+        "(rows > num_used) & (rows < num_rows)",
+        _SPREADING_TEST,
+    ),
+    _mutant(
+        _SPREADING,
+        "a token has the rows of its first choice alone",
+        "plt.load(row_ref.at[window, jnp.int32(k)]",
+        "plt.load(row_ref.at[window, jnp.int32(0 * k)]",
+        _SPREADING_TEST,
     ),
     _mutant(
         _FEW_ROWS,

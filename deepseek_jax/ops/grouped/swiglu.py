@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 
 from deepseek_jax.ops import dispatch, varying
 from deepseek_jax.ops.dispatch import Plan
-from deepseek_jax.ops.grouped import matmul
+from deepseek_jax.ops.grouped import matmul, spreading
 from deepseek_jax.ops.grouped.hopper import gated, gated_back
 from deepseek_jax.ops.grouped.hopper import product as hopper_product
 from deepseek_jax.ops.grouped.matmul import Backend
@@ -42,6 +42,9 @@ class _Kernels(NamedTuple):
     interpret: bool
     recompute: bool
     fused: bool
+
+    def rows(self, x: Array, plan: Plan) -> Array:
+        return rows_of(x, plan, backend=self.backend, interpret=self.interpret)
 
     def product(self, rows: Array, matrices: Array, plan: Plan, *, transposed: bool) -> Array:
         return matmul.product(
@@ -217,7 +220,7 @@ def _forward(
     plan: Plan,
     kernels: _Kernels,
 ) -> tuple[Array, tuple[Any, ...]]:
-    rows = dispatch.take_rows(tokens, plan.token_ids)
+    rows = kernels.rows(tokens, plan)
     keep = not kernels.recompute
     each_weight = dispatch.row_weights(weights, plan)
     hidden, both = kernels.hidden(rows, each_weight, gate, up, plan, keep=keep)
@@ -237,10 +240,10 @@ def _backward(
     tokens, weights, d_out = jax.lax.optimization_barrier((tokens, weights, d_out))
     each_weight = dispatch.row_weights(weights, plan)
     if kept is None:
-        rows = dispatch.take_rows(tokens, plan.token_ids)
+        rows = kernels.rows(tokens, plan)
         kept = rows, *kernels.hidden(rows, each_weight, gate, up, plan, keep=True)
     rows, hidden, both = kept
-    d_answers = dispatch.take_rows(d_out, plan.token_ids)
+    d_answers = kernels.rows(d_out, plan)
     pulled = kernels.pulled(d_answers, down, both, each_weight, plan)
     # What parts a row's gradient has are added where those of its token are.
     d_rows = kernels.d_rows(pulled, gate, up, plan)
@@ -255,6 +258,15 @@ def _backward(
 
 
 _routed.defvjp(_forward, _backward)
+
+
+def rows_of(
+    x: Float[Array, "T D"], plan: Plan, *, backend: Backend, interpret: bool
+) -> Float[Array, "R D"]:
+    """Copies of tokens, or of what belongs to them, in the rows of their experts."""
+    if backend in spreading.BACKENDS:
+        return spreading.rows_of(x, plan, interpret=interpret)
+    return dispatch.take_rows(x, plan.token_ids)
 
 
 def weighted_hidden(

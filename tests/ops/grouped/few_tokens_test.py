@@ -15,7 +15,7 @@ from deepseek_jax.ops import moe
 from deepseek_jax.ops.experts import ExpertWeights
 from deepseek_jax.ops.grouped import few_tokens
 from deepseek_jax.ops.routing import Routing
-from tests.ops.grouped import swiglu_test
+from tests.ops.grouped import lowering, swiglu_test
 
 TOP_K, NUM_EXPERTS = swiglu_test.TOP_K, swiglu_test.NUM_EXPERTS
 # At a time, of programs for each assignment and for each expert, and of tiles of 16 and 64 places.
@@ -109,7 +109,7 @@ def test_gradients_are_those_of_any_number_of_tokens():
     swiglu_test.assert_near(found, swiglu_test.expected(ids, mask, d_out, arguments), 5e-6)
 
 
-def lowered(num_tokens, *, backend="triton", wrap=lambda subject: subject):
+def lowered(num_tokens, *, backend):
     """The program for a GPU, of sides that every backend takes."""
     f32, bf16 = jnp.float32, jnp.bfloat16
     shapes = (
@@ -119,13 +119,8 @@ def lowered(num_tokens, *, backend="triton", wrap=lambda subject: subject):
         ((num_tokens, 2), jnp.int32),
         ((num_tokens,), jnp.bool_),
     )
-    subject = wrap(functools.partial(layer, backend=backend, interpret=False))
-    # Triton asks for a device of the kind that it lowers for.
-    kind = jax.sharding.AbstractDevice(device_kind="NVIDIA H100", num_cores=132, platform="gpu")
-    mesh = jax.sharding.AbstractMesh((1,), ("one",), abstract_device=kind)
-    with jax.sharding.use_abstract_mesh(mesh):
-        traced = jax.jit(subject).trace(*(jax.ShapeDtypeStruct(*each) for each in shapes))
-        return traced.lower(lowering_platforms=("cuda",)).as_text()
+    subject = functools.partial(layer, backend=backend, interpret=False)
+    return lowering.text_for("cuda", subject, *(jax.ShapeDtypeStruct(*each) for each in shapes))
 
 
 @pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated")

@@ -14,7 +14,7 @@ from deepseek_jax.ops.experts import ExpertWeights
 from deepseek_jax.ops.grouped.hopper import gated, gated_back
 from deepseek_jax.ops.grouped.hopper import product as hopper_product
 from deepseek_jax.ops.routing import Routing
-from tests.ops.grouped import matmul_test, swiglu_test
+from tests.ops.grouped import lowering, matmul_test, swiglu_test
 
 NUM_ROWS, MODEL_DIM, WIDTH = matmul_test.NUM_ROWS, 128, 256
 # Norm of the error over that of the result: a rounding to bfloat16 is 1.7e-3, and gates and ups
@@ -22,6 +22,7 @@ NUM_ROWS, MODEL_DIM, WIDTH = matmul_test.NUM_ROWS, 128, 256
 RELATIVE = {"hidden": 4e-3, "gates": 2e-3, "ups": 2e-3, "d_weights": 4e-3} | dict.fromkeys(
     ("d_gates", "d_ups", "d_rows"), 4e-3
 )
+TRITON_IS_OLD = pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated")
 interpreted = pytest.mark.skipif(
     not matmul_test.CAN_INTERPRET_HOPPER, reason="this jax cannot interpret Mosaic GPU"
 )
@@ -181,14 +182,18 @@ def test_what_is_kept_is_what_kernels_apart_keep(recompute):
     assert kept(True) == kept(False)
 
 
+@TRITON_IS_OLD
 @pytest.mark.deep
 def test_only_a_backward_pass_makes_the_hidden_layers_kernel_write_more_than_it():
-    _, arguments, ids, mask = layer_inputs()
+    _, (tokens, weights, *matrices), ids, mask = layer_inputs()
+    # More tokens than are few.
+    tokens, weights, ids, mask = (jnp.concatenate([x, x]) for x in (tokens, weights, ids, mask))
+    arguments = (tokens, weights, *matrices)
     body = functools.partial(layer, interpret=False)
 
     def results(subject):
-        lowered = jax.jit(subject).trace(*arguments).lower(lowering_platforms=("cuda",))
-        lines = [each for each in lowered.as_text().splitlines() if "@mosaic_gpu" in each]
+        lowered = lowering.text_for("cuda", subject, *arguments)
+        lines = [each for each in lowered.splitlines() if "@mosaic_gpu" in each]
         return [line[line.rindex("->") :].count("tensor<") for line in lines]
 
     assert results(lambda *five: body(*five, ids, mask)) == [1, 1]
@@ -196,6 +201,7 @@ def test_only_a_backward_pass_makes_the_hidden_layers_kernel_write_more_than_it(
     assert results(forward) == [3, 1]
 
 
+@TRITON_IS_OLD
 @pytest.mark.deep
 def test_the_layer_lowers_to_seven_kernels_and_says_over_which_devices_it_varies():
     d_out, arguments, ids, mask = layer_inputs()
@@ -213,8 +219,9 @@ def test_the_layer_lowers_to_seven_kernels_and_says_over_which_devices_it_varies
 
     gradients = jax.eval_shape(functools.partial(both, mapped), d_out, *arguments)[1:]
     assert [x.shape for x in gradients] == [x.shape for x in arguments]
-    traced = jax.jit(functools.partial(both, body)).trace(d_out, *arguments)
-    lowered = traced.lower(lowering_platforms=("cuda",)).as_text()
+    lowered = lowering.text_for("cuda", functools.partial(both, body), d_out, *arguments)
     # The hidden layer, down, gradients of the former, of rows, and of three matrices.
     assert lowered.count("custom_call @mosaic_gpu") == 7
+    # Rows of tokens, and of gradients.
+    assert lowered.count("custom_call @__gpu$xla.gpu.triton") == 2
     assert "callback" not in lowered  # nothing waits for the host

@@ -13,6 +13,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from deepseek_jax.ops.grouped import few_rows, matmul
 from tests import tolerances
+from tests.ops.grouped import lowering
 
 NUM_ROWS, NUM_IN, NUM_OUT = 256, 128, 128
 CAN_INTERPRET_HOPPER = jax.__version_info__ >= (0, 12)
@@ -326,11 +327,6 @@ def test_lowers_for_its_platform(backend, num_rows, platform, names):
 
     rows, weights, d_out = inputs(0, jnp.bfloat16, num_rows=num_rows)
     sizes = jnp.array([8, 8, 0, 10], jnp.int32)
-    # Triton asks for a device of the kind that it lowers for.
-    kind = jax.sharding.AbstractDevice(device_kind="NVIDIA H100", num_cores=132, platform="gpu")
-    mesh = jax.sharding.AbstractMesh((1,), ("one",), abstract_device=kind)
-    with jax.sharding.use_abstract_mesh(mesh):
-        traced = jax.jit(both).trace(rows, weights, sizes, d_out)
-        lowered = traced.lower(lowering_platforms=(platform,)).as_text()
+    lowered = lowering.text_for(platform, both, rows, weights, sizes, d_out)
     for name in names:
         assert f"custom_call @{name}" in lowered
