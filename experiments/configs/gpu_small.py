@@ -6,8 +6,9 @@ Run:      python -m experiments.main --config=experiments/configs/gpu_small.py \
             --workdir=runs/gpu_small
 Twins:    experiments/configs/gpu_small.py:dense_active,
           experiments/configs/gpu_small.py:dense_total
-Mesh:     experiments/configs/gpu_small.py:capacity, with capacity 1.25 instead of kernels, which
-          have not run on several cards and are refused on several TPUs
+Mesh:     as it is on several GPUs (two have run it, `python -m benchmarks.mesh_step`);
+          experiments/configs/gpu_small.py:capacity, with capacity 1.25 instead of kernels, on
+          several TPUs, where kernels for experts are refused
 Measured: held-out loss 1.888 (seed 0) and 1.920 (seed 1) nats of :capacity, 1.994 and 2.020 of
           the dense twin of the same active size; 202,800 tokens/s, 240 s a run with its
           measurements, one H200, jax 0.11.2, 2026-11-23 (`python -m benchmarks.moe_vs_dense`,

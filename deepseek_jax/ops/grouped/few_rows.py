@@ -66,9 +66,8 @@ def _few_product(
     group = pl.program_id(1)
     columns = pl.ds(pl.program_id(0) * tile.columns, tile.columns)
     (num_rows, num_in), num_groups = rows_ref.shape, weights_ref.shape[0]
-    most = pl.next_power_of_2(num_groups)
-    index = jnp.arange(most, dtype=jnp.int32)
-    sizes = plt.load(size_ref.at[pl.ds(0, most)], mask=index < num_groups, other=0)
+    sizes = triton.entries(size_ref)
+    index = jnp.arange(sizes.size, dtype=jnp.int32)
     start = jnp.sum(jnp.where(index < group, sizes, 0))
     # The last program has the rows that no group holds: their sum has no terms.
     size = jnp.sum(jnp.where(index == group, sizes, 0))

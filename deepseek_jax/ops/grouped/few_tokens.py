@@ -154,11 +154,12 @@ def _few_hidden(
 
     @pl.when(_any(mine.is_mine))
     def compute() -> None:
-        is_token = (jnp.arange(num_places, dtype=jnp.int32) < num_tokens)[:, None]
+        # Of places without a token nothing is stored, so they may hold any.
+        token = jnp.minimum(jnp.arange(num_places, dtype=jnp.int32), num_tokens - 1)
 
         def step(i: Array, totals: tuple[Array, Array]) -> tuple[Array, Array]:
             inner = pl.ds(i * tile.depth, tile.depth)
-            x = plt.load(tokens_ref.at[pl.ds(0, num_places), inner], mask=is_token, other=0)
+            x = plt.load(tokens_ref.at[triton.indices(token, inner)])
             gates, ups = totals
             return (
                 gates + triton.dot(x, plt.load(gate_ref.at[mine.expert, inner, columns])),
@@ -229,19 +230,9 @@ def _any(mask: Bool[Array, " P"]) -> Array:
 
 
 def _own_rows(reference: Any, layer: Int[Array, " P"], columns: Any) -> Any:
-    """Of [.., P, columns] each place's row in a layer of its own.
-
-    All three indices are arrays, since interpreted kernels take no arrays beside slices.
-    """
-    num_places = reference.shape[1]
-    place = jnp.arange(num_places, dtype=jnp.int32)
-    column = columns.start + jnp.arange(columns.size, dtype=jnp.int32)
-    shape = (num_places, columns.size)
-    return reference.at[
-        jnp.broadcast_to(layer[:, None], shape),
-        jnp.broadcast_to(place[:, None], shape),
-        jnp.broadcast_to(column[None, :], shape),
-    ]
+    """Of [.., P, columns] each place's row in a layer of its own."""
+    place, column = triton.indices(jnp.arange(reference.shape[1], dtype=jnp.int32), columns)
+    return reference.at[jnp.broadcast_to(layer[:, None], place.shape), place, column]
 
 
 def _columns(tile: _Tile) -> Any:

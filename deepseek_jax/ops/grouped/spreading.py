@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from deepseek_jax.ops import varying
 from deepseek_jax.ops.dispatch import Plan
-from deepseek_jax.ops.grouped import tiles
+from deepseek_jax.ops.grouped import tiles, triton
 from deepseek_jax.ops.grouped.matmul import Backend
 
 # Whose devices run the kernel.
@@ -70,12 +70,7 @@ def _spread(
     columns = pl.ds(pl.program_id(1) * tile.width, tile.width)
 
     def store(rows: Array, values: Array, is_mine: Array) -> None:
-        shape = (tile.height, tile.width)
-        column = columns.start + jnp.arange(tile.width, dtype=jnp.int32)
-        place = out_ref.at[
-            jnp.broadcast_to(rows[:, None], shape), jnp.broadcast_to(column[None, :], shape)
-        ]
-        plt.store(place, values, mask=jnp.broadcast_to(is_mine[:, None], shape))
+        plt.store(out_ref.at[triton.indices(rows, columns)], values, mask=is_mine[:, None])
 
     @pl.when(program < num_of_tokens)
     def copy() -> None:
@@ -88,10 +83,7 @@ def _spread(
 
     @pl.when(program >= num_of_tokens)
     def clear() -> None:
-        num_groups = size_ref.shape[0]
-        most = pl.next_power_of_2(num_groups)
-        is_group = jnp.arange(most, dtype=jnp.int32) < num_groups
-        num_used = jnp.sum(plt.load(size_ref.at[pl.ds(0, most)], mask=is_group, other=0))
+        num_used = jnp.sum(triton.entries(size_ref))
         rows = (program - num_of_tokens) * tile.height + index
         empty = jnp.zeros((tile.height, tile.width), out_ref.dtype)
         store(rows, empty, (rows >= num_used) & (rows < num_rows))

@@ -165,6 +165,20 @@ def _outer_kernel(
     plt.store(out_ref.at[group, across, columns], total.astype(out_ref.dtype))
 
 
+def indices(rows: Int[Array, " M"], columns: Any) -> tuple[Int[Array, "M N"], Int[Array, "M N"]]:
+    """Of rows anywhere and a slice of columns: both arrays, as interpreted kernels want them."""
+    column = columns.start + jnp.arange(columns.size, dtype=jnp.int32)
+    shape = (rows.size, columns.size)
+    return jnp.broadcast_to(rows[:, None], shape), jnp.broadcast_to(column[None, :], shape)
+
+
+def entries(reference: Any) -> Int[Array, " N"]:
+    """All of a vector of integers, filled up with zeros to a power of two, which Triton wants."""
+    index = jnp.arange(pl.next_power_of_2(reference.shape[0]), dtype=jnp.int32)
+    held = plt.load(reference.at[jnp.minimum(index, reference.shape[0] - 1)])
+    return jnp.where(index < reference.shape[0], held, 0)
+
+
 def dot(x: Array, y: Array) -> Array:
     """The product, summed in float32; float32 arguments are not rounded to TF32."""
     precision = jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
