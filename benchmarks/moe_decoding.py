@@ -5,13 +5,14 @@ Run: python -m benchmarks.moe_decoding [--peer-python=PYTHON] [--out=runs/moe_de
 
 A shape is tokens x experts of a token x experts x model x hidden. A call is one of many in one
 program, each with a routing of its own, even up to chance, so that neither starting a program nor
-what a cache holds is measured. Ours: as the layer takes so few tokens, and as it takes more, sorted
-by expert ("rows"). The peer, in a Python of its own that has torch and transformers 5 or later:
-Qwen3MoeExperts with `grouped_mm` and with `batched_mm`, which transformers recommends for small
-inputs, as they are and compiled, in one CUDA graph; "x peer" is the fastest of those over ours.
-GB/s are the matrices, read once, of the experts that any token chose; the last column but one is
-the time that they take at the bandwidth of a copy, measured in the same run, over the time of a
-call. The error is that of all answers of the first call, relative to float64.
+what a cache holds is measured. Ours: as the layer takes so few tokens, and as it takes many, sorted
+by expert, with fused kernels where a backend has them ("rows"). The peer, in a Python of its own
+that has torch and transformers 5 or later: Qwen3MoeExperts with `grouped_mm` and with `batched_mm`,
+which transformers recommends for small inputs, as they are and compiled, in one CUDA graph; "x
+peer" is the fastest of those over ours. GB/s are the matrices, read once, of the experts that any
+token chose; the last column but one is the time that they take at the bandwidth of a copy, measured
+in the same run, over the time of a call. The error is that of all answers of the first call,
+relative to float64.
 """
 
 import argparse
@@ -103,7 +104,7 @@ def measure(shape: Shape, dtype: Any) -> list[dict[str, Any]]:
 
 
 def layers(shape: Shape, tokens: Array, weights: ExpertWeights) -> dict[str, Layer]:
-    """As the layer takes few tokens, if these are few, and as it takes others."""
+    """As the layer takes so few tokens, and as it takes many."""
     num_rows = shape.num_tokens * shape.top_k
     backend = swiglu.choose(jax.devices()[0], tokens, weights.gate, num_rows=num_rows)
     layer = moe.grouped(backend=backend, recompute=False)

@@ -178,7 +178,12 @@ class Decoder(nn.Module):
         return logits, DecoderCache(filled, lengths, cache.task_vector)
 
     def step_weights(self) -> StepWeights:
-        """For `step`, made once for many; as large as the parameters in the compute dtype."""
+        """For `step`, made once for many steps.
+
+        Returns:
+          A tuple with the variables of each layer, and the head [D, V]; together as large as the
+          parameters are in the compute dtype.
+        """
         stacked = parameters.rounded(
             nn.meta.unbox(self.layers.variables), jnp.dtype(self.spec.compute_dtype)
         )

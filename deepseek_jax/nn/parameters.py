@@ -32,7 +32,15 @@ _ROUNDED = frozenset(
 
 
 def rounded(variables: Any, dtype: Any) -> Any:
-    """A layer's variables, or those of all, rounded as every use of them rounds them."""
+    """A layer's variables, or those of all layers, rounded as every use of them rounds them.
+
+    Args:
+      variables: nested by module, as of `nn/block.py`; what is rounded is told by its name.
+      dtype: the compute dtype.
+
+    Returns:
+      The same tree; matrices of experts and projections of attention are of `dtype`.
+    """
 
     def one(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
         names = tuple(key.key for key in path[-2:])

@@ -59,7 +59,7 @@ def dropless_plan(
     if block_rows < 1:
         raise ValueError(f"block_rows={block_rows}: must be at least 1")
     num_tokens, top_k = expert_ids.shape
-    num_assignments = num_tokens * min(top_k, num_experts)
+    num_assignments = most_rows(num_tokens, top_k, num_experts=num_experts)
     # Each expert in use wastes at most block_rows - 1 rows.
     worst = num_assignments + min(num_experts, num_assignments) * (block_rows - 1)
     num_rows = worst // block_rows * block_rows
@@ -78,6 +78,11 @@ def dropless_plan(
     else:
         token_ids = _token_ids(row_ids, num_rows)
     return Plan(row_ids, token_ids, group_sizes, jnp.int32(0))
+
+
+def most_rows(num_tokens: int, top_k: int, *, num_experts: int) -> int:
+    """The most assignments that there can be: of more choices than experts some are none."""
+    return num_tokens * min(top_k, num_experts)
 
 
 def capacity_plan(

@@ -73,7 +73,8 @@ def grouped(
     """Every assignment is computed, by grouped matmuls on as many rows as there are assignments.
 
     Few tokens, as in decoding, go through `few_tokens` where the backend is one of its own and
-    there is no backward pass.
+    there is no backward pass; answers differ by the rounding of gates and ups, which it keeps in
+    float32.
 
     Args:
       backend: of the matmuls.
@@ -92,7 +93,8 @@ def grouped(
         plan = dispatch.dropless_plan(
             expert_ids, jnp.ones(len(tokens), bool), num_experts=num_experts, block_rows=1
         )
-        are_few = few_rows.are_few(num_rows=expert_ids.size, num_groups=num_experts)
+        num_rows = dispatch.most_rows(*expert_ids.shape, num_experts=num_experts)
+        are_few = few_rows.are_few(num_rows=num_rows, num_groups=num_experts)
         return kernels.routed_swiglu(
             tokens,
             shares,

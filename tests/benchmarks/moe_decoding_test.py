@@ -39,7 +39,7 @@ def test_a_wrong_answer_is_an_error():
     assert error == 1.0
 
 
-def test_calls_have_routings_of_their_own():
+def test_each_seed_is_a_routing_of_its_own():
     drawn = [moe_layer_problem.draw_routing(SHAPE, "even", seed)[0].tolist() for seed in range(4)]
     assert any(each != drawn[0] for each in drawn)
 

@@ -169,6 +169,27 @@ MUTANTS = (
     ),
     _mutant(
         _FEW_TOKENS,
+        "a program stores what others own in the hidden layer",
+        "mask=mine.is_mine[:, None])",
+        "mask=mine.is_mine[:, None] | True)",
+        f"{_FEW_TOKENS_TEST}::test_answers_are_those_of_float64",
+    ),
+    _mutant(
+        _FEW_TOKENS,
+        "a program stores what others own in answers",
+        "plt.store(own, total, mask=is_mine)",
+        "plt.store(own, total, mask=is_mine | True)",
+        f"{_FEW_TOKENS_TEST}::test_answers_are_those_of_float64",
+    ),
+    _mutant(
+        _SPREADING,
+        "all programs clear the same rows",
+        "rows = (program - num_of_tokens) * tile.height + index",
+        "rows = 0 * program + index",
+        _SPREADING_TEST,
+    ),
+    _mutant(
+        _FEW_TOKENS,
         "all parts of a sum are the first",
         "pl.ds((part * num_steps + i) * tile.depth, tile.depth)",
         "pl.ds((0 * part + i) * tile.depth, tile.depth)",

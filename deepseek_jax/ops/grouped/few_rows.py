@@ -43,18 +43,31 @@ def product(
     transposed: bool,
     interpret: bool,
 ) -> Float[Array, "R Out"]:
-    """As `matmul.grouped_matmul`; with `transposed` the weights are [E, Out, In]."""
+    """As `matmul.grouped_matmul`; with `transposed` the weights are [E, Out, In].
+
+    Args:
+      rows: [R, In], float32, bfloat16 or float16; R at least 1.
+      weights: [E, In, Out] in the dtype of `rows`, or transposed; sides are multiples of 16.
+      group_sizes: [E] integers that sum to at most R.
+      transposed: static.
+      interpret: runs the kernel step by step, on any device; for tests.
+
+    Cost: a program multiplies all tiles of a group, one after the other, with its columns, so that
+    one group with all of R rows takes R / 16 steps where even groups take one.
+    """
     num_groups, num_in = weights.shape[0], rows.shape[1]
     num_out = weights.shape[1 if transposed else 2]
     tile = _Tile(tiles.largest_divisor(num_out, _WIDTHS), tiles.largest_divisor(num_in, _DEPTHS))
     whole = pl.BlockSpec(memory_space=pl.ANY)
+    # Of float32 three do not fit into the shared memory of every GPU.
+    num_stages = 3 if rows.dtype.itemsize == 2 else 2
     return pl.pallas_call(
         functools.partial(_few_product, tile=tile, transposed=transposed),
         out_shape=varying.shape_like((rows.shape[0], num_out), rows),
         grid=(num_out // tile.columns, num_groups + 1),
         in_specs=[whole] * 3,
         out_specs=whole,
-        compiler_params=plt.CompilerParams(num_warps=4, num_stages=3),
+        compiler_params=plt.CompilerParams(num_warps=4, num_stages=num_stages),
         interpret=interpret,
         name="few_product",
     )(group_sizes.astype(jnp.int32), rows, weights)
@@ -75,7 +88,7 @@ def _few_product(
     num_steps = jnp.where(group < num_groups, jnp.int32(num_in // tile.depth), jnp.int32(0))
     matrix = jnp.minimum(group, num_groups - 1)
 
-    def one_tile(number: Array, _: Array) -> Array:
+    def one_tile(number: Array, done: Array) -> Array:
         window = pl.ds(start + number * _TILE_ROWS, _TILE_ROWS)
         row = number * _TILE_ROWS + jnp.arange(_TILE_ROWS, dtype=jnp.int32)
         is_mine = (row < size)[:, None]
@@ -92,7 +105,7 @@ def _few_product(
         zeros = jnp.zeros((_TILE_ROWS, tile.columns), jnp.float32)
         total = jax.lax.fori_loop(jnp.int32(0), num_steps, step, zeros)
         plt.store(out_ref.at[window, columns], total.astype(out_ref.dtype), mask=is_mine)
-        return _
+        return done
 
     num_tiles = (size + _TILE_ROWS - 1) // _TILE_ROWS
     jax.lax.fori_loop(jnp.int32(0), num_tiles, one_tile, jnp.int32(0))

@@ -64,7 +64,8 @@ def routed_swiglu(
 
     Args:
       tokens: [T, D], float32, bfloat16 or float16; T from 1 to `MOST_TOKENS`.
-      expert_ids: [T, K] int32 in [0, E], distinct in a row but for E, which is no assignment.
+      expert_ids: [T, K] int32 in [0, E], distinct in a row but for E, which is no assignment;
+        of an expert that stands twice in a row one answer is whatever memory held.
       weights: [T, K] float32, of the assignments.
       gate: [E, D, F] in the dtype of `tokens`; D and F multiples of 16.
       up: [E, D, F] same dtype.
@@ -75,7 +76,8 @@ def routed_swiglu(
       [T, D] in the dtype of `tokens`, sums in float32; zero for a token without an expert. The
       hidden layer, weight included, is taken in float32 and rounded once.
 
-    Cost: the bytes of the matrices that any token chose, and 6 P D F FLOPs for each of those.
+    Cost: the bytes of the matrices of every expert that any token chose, and 6 P D F FLOPs for
+    each such expert.
     """
     arguments = (tokens, expert_ids, weights, gate, up, down)
     tokens, expert_ids, weights, gate, up, down = (varying.like(x, *arguments) for x in arguments)
@@ -123,13 +125,15 @@ def _call(
     interpret: bool,
 ) -> Array:
     whole = pl.BlockSpec(memory_space=pl.ANY)
+    # Of float32 four do not fit into the shared memory of every GPU.
+    num_stages = 4 if arguments[-1].dtype.itemsize == 2 else 2
     made: Array = pl.pallas_call(
         functools.partial(kernel, tile=tile, num_tokens=num_tokens),
         out_shape=out_shape,
         grid=grid,
         in_specs=[whole] * len(arguments),
         out_specs=whole,
-        compiler_params=plt.CompilerParams(num_warps=4, num_stages=4),
+        compiler_params=plt.CompilerParams(num_warps=4, num_stages=num_stages),
         interpret=interpret,
         name=kernel.__name__.strip("_"),
     )(*arguments)

@@ -170,8 +170,9 @@ def check(
     chex.assert_shape(tokens, (weights.shape[0], model_dim))
     chex.assert_shape(down, (num_experts, width, model_dim))
     sizes = jax.ShapeDtypeStruct((num_experts,), jnp.int32)
+    num_rows = dispatch.most_rows(*weights.shape, num_experts=num_experts)
     for matrices in (gate, up, down):
-        rows = varying.shape_like((weights.size, matrices.shape[1]), tokens)
+        rows = varying.shape_like((num_rows, matrices.shape[1]), tokens)
         matmul.check(rows, matrices, sizes, backend=backend, interpret=interpret)
 
 

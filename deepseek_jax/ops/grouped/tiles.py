@@ -72,4 +72,6 @@ def largest_first(sizes: Int[Array, " E"]) -> Int32[Array, " E"]:
 
 def largest_divisor(size: int, candidates: tuple[int, ...]) -> int:
     """The first of the candidates that divides a size; one does, by what a backend refuses."""
-    return next(each for each in candidates if size % each == 0)
+    found = next((each for each in candidates if size % each == 0), None)
+    assert found is not None, f"none of {candidates} divides {size}"
+    return found
