@@ -112,7 +112,7 @@ def bytes_of_a_step(sizes: dict[str, Any], batch: int) -> float:
 
 def report(console: rich_console.Console, found: dict[str, Any]) -> None:
     """Prints what `main` measured, with ratios to the peer's faster way."""
-    request, made, other = (found[name] for name in ("request", "made_with", "peer"))
+    request, other = found["request"], found["peer"]
     table = numbers.table(
         f"Generating, {request['layers']} layers of {request['experts']} experts, prompts of "
         f"{request['prompt']} tokens, bfloat16",
@@ -139,14 +139,7 @@ def report(console: rich_console.Console, found: dict[str, Any]) -> None:
             f"{speed / found['copy_bytes_per_second']:.2f}",
         )
     console.print(table)
-    versions = "no transformers there: no peer"
-    if other is not None:
-        versions = f"torch {other['torch']}, transformers {other['transformers']}"
-    console.print(
-        f"copy: {found['copy_bytes_per_second'] / 1e9:,.0f} GB/s; {made['device']}, jax "
-        f"{made['jax']}, Python {made['python']}; {versions}",
-        highlight=False,
-    )
+    console.print(measuring.told_beside_transformers(found), highlight=False)
 
 
 if __name__ == "__main__":

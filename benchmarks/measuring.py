@@ -70,6 +70,18 @@ def say(name: str, took: float) -> None:
     print(f"{name}: {1e3 * took:.3f} ms", file=sys.stderr, flush=True)
 
 
+def told_beside_transformers(found: dict[str, Any]) -> str:
+    """One line under a table: a copy's bandwidth, the device, and the versions of both sides."""
+    made, other = found["made_with"], found["peer"]
+    versions = "no transformers there: no peer"
+    if other is not None:
+        versions = f"torch {other['torch']}, transformers {other['transformers']}"
+    return (
+        f"copy: {found['copy_bytes_per_second'] / 1e9:,.0f} GB/s; {made['device']}, jax "
+        f"{made['jax']}, Python {made['python']}; {versions}"
+    )
+
+
 def write(path: pathlib.Path | None, found: dict[str, Any]) -> None:
     """Writes the figures as JSON, if a file is named."""
     if path is not None:

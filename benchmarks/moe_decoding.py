@@ -28,7 +28,7 @@ import numpy as np
 from jaxtyping import Array
 from rich import console as rich_console
 
-from benchmarks import measuring, moe_layer_problem, peer
+from benchmarks import measuring, moe_layer, moe_layer_problem, peer
 from benchmarks.moe_layer_problem import Shape
 from deepseek_jax.ops import dispatch, moe
 from deepseek_jax.ops.experts import ExpertWeights
@@ -68,16 +68,8 @@ def main() -> None:
 
 def measure(shape: Shape, dtype: Any) -> list[dict[str, Any]]:
     """Seconds of a call and its error, each way that the layer has."""
-    keys = jax.random.split(jax.random.key(0), 4)
-    inner = (shape.num_experts, shape.model_dim, shape.width)
-    sides = (inner, inner, (inner[0], inner[2], inner[1]))
-    weights = ExpertWeights(
-        *(
-            jax.random.normal(key, each, dtype) * jnp.asarray(0.03, dtype)
-            for key, each in zip(keys[1:], sides, strict=True)
-        )
-    )
-    tokens = jax.random.normal(keys[0], (shape.num_tokens, shape.model_dim), dtype)
+    made = moe_layer.draw({"shape": shape, "routing": "even"}, dtype)
+    tokens, weights = made.tokens, made.matrices
     drawn = [moe_layer_problem.draw_routing(shape, "even", seed) for seed in range(NUM_CALLS)]
     ids, shares = (jnp.asarray(np.stack(each)) for each in zip(*drawn, strict=True))
     found = []
@@ -174,14 +166,7 @@ def report(console: rich_console.Console, found: dict[str, Any]) -> None:
             f"{each['error']:.1e}",
         )
     console.print(table)
-    versions = "no transformers there: no peer"
-    if other is not None:
-        versions = f"torch {other['torch']}, transformers {other['transformers']}"
-    console.print(
-        f"copy: {found['copy_bytes_per_second'] / 1e9:,.0f} GB/s; {made['device']}, jax "
-        f"{made['jax']}, Python {made['python']}; {versions}",
-        highlight=False,
-    )
+    console.print(measuring.told_beside_transformers(found), highlight=False)
 
 
 def _bytes_read(shape: Shape, itemsize: int) -> float:

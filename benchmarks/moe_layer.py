@@ -247,13 +247,9 @@ def report(console: rich_console.Console, found: dict[str, Any]) -> None:
         for table in moe_layer_parts.tables(each):
             console.print(table)
     wrong = [each["name"] for each in found["ours"] if not each["all_finite"]]
-    versions = "no transformers there: no peer"
-    if other is not None:
-        versions = f"torch {other['torch']}, transformers {other['transformers']}"
     console.print(
         f"NOT finite: {wrong}" if wrong else "all results are finite",
-        f"copy: {found['copy_bytes_per_second'] / 1e9:,.0f} GB/s; {made['device']}, jax "
-        f"{made['jax']}, Python {made['python']}; {versions}",
+        measuring.told_beside_transformers(found),
         sep="\n",
         highlight=False,
     )

@@ -15,7 +15,7 @@ from deepseek_jax.ops import dispatch, experts, grouped_swiglu
 from deepseek_jax.ops.experts import ExpertWeights
 from deepseek_jax.ops.grouped import few_rows, few_tokens
 from deepseek_jax.ops.grouped import swiglu as kernels
-from deepseek_jax.ops.grouped.matmul import Backend
+from deepseek_jax.ops.grouped.matmul import ON_NVIDIA, Backend
 from deepseek_jax.ops.routing import Routing
 
 
@@ -72,9 +72,8 @@ def grouped(
 ) -> Moe:
     """Every assignment is computed, by grouped matmuls on as many rows as there are assignments.
 
-    Few tokens, as in decoding, go through `few_tokens` where the backend is one of its own and
-    there is no backward pass; answers differ by the rounding of gates and ups, which it keeps in
-    float32.
+    Few tokens, as in decoding, go through `few_tokens` where the backend is one for NVIDIA GPUs
+    and there is no backward pass; it rounds less, and answers differ by that.
 
     Args:
       backend: of the matmuls.
@@ -121,7 +120,7 @@ def grouped(
         weights: ExpertWeights,
     ) -> MoeOutput:
         compute: _Compute = by_rows
-        if backend in few_tokens.BACKENDS and len(tokens) <= few_tokens.MOST_TOKENS:
+        if backend in ON_NVIDIA and len(tokens) <= few_tokens.MOST_TOKENS:
             kernels.check(tokens, routing.weights, *weights, backend=backend, interpret=interpret)
             compute = _without_gradient(at_once, by_rows)
         ids = jnp.where(token_mask[:, None], routing.expert_ids, weights.gate.shape[0])

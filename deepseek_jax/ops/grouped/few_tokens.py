@@ -21,10 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from deepseek_jax.ops import varying
 from deepseek_jax.ops.grouped import tiles, triton
-from deepseek_jax.ops.grouped.matmul import Backend
 
-# Whose devices run the kernels.
-BACKENDS: tuple[Backend, ...] = ("hopper", "triton")
 # More tokens would take more than one tile, each of which would read the matrices again.
 MOST_TOKENS = 64
 _FEWEST_PLACES = 16
@@ -184,7 +181,7 @@ def _few_hidden(
 def _few_answers(
     ids_ref: Any, hidden_ref: Any, down_ref: Any, answers_ref: Any, *, tile: _Tile, num_tokens: int
 ) -> None:
-    """Its product with down, of [S K, P, D], for the choices of one expert; a part of each sum."""
+    """The hidden layer times down, of [S K, P, D], for the choices of one expert, in parts."""
     num_experts, width, _ = down_ref.shape
     (top_k, num_places), columns = ids_ref.shape, _columns(tile)
     mine = _mine(ids_ref, num_tokens=num_tokens, num_experts=num_experts)

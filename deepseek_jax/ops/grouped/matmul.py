@@ -23,6 +23,8 @@ from deepseek_jax.ops.grouped.hopper import product as hopper_product
 # loop: any device, made for a CPU; triton: NVIDIA GPUs; hopper: H100 and H200; megablox: TPUs.
 Backend = Literal["loop", "triton", "hopper", "megablox"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
+# Whose devices run the kernels that Triton compiles, whatever computes the matmuls.
+ON_NVIDIA: tuple[Backend, ...] = ("hopper", "triton")
 
 
 def grouped_matmul(

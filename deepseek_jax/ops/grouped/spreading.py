@@ -15,10 +15,7 @@ from jaxtyping import Array, Float
 from deepseek_jax.ops import varying
 from deepseek_jax.ops.dispatch import Plan
 from deepseek_jax.ops.grouped import tiles, triton
-from deepseek_jax.ops.grouped.matmul import Backend
 
-# Whose devices run the kernel.
-BACKENDS: tuple[Backend, ...] = ("hopper", "triton")
 # Of a program's tile, the best first; measured on an H200 at 32,768 x 4 x 1024 (docs/log.md).
 _HEIGHT, _WIDTHS = 32, (512, 256, 128, 64, 32, 16)
 

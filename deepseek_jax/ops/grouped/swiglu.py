@@ -265,7 +265,7 @@ def rows_of(
     x: Float[Array, "T D"], plan: Plan, *, backend: Backend, interpret: bool
 ) -> Float[Array, "R D"]:
     """Copies of tokens, or of what belongs to them, in the rows of their experts."""
-    if backend in spreading.BACKENDS:
+    if backend in matmul.ON_NVIDIA:
         return spreading.rows_of(x, plan, interpret=interpret)
     return dispatch.take_rows(x, plan.token_ids)
 

@@ -13,7 +13,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from deepseek_jax.ops import moe
 from deepseek_jax.ops.experts import ExpertWeights
-from deepseek_jax.ops.grouped import few_tokens
+from deepseek_jax.ops.grouped import few_tokens, matmul
 from deepseek_jax.ops.routing import Routing
 from tests.ops.grouped import lowering, swiglu_test
 
@@ -109,6 +109,21 @@ def test_gradients_are_those_of_any_number_of_tokens():
     swiglu_test.assert_near(found, swiglu_test.expected(ids, mask, d_out, arguments), 5e-6)
 
 
+def test_more_choices_than_experts():
+    """Some are of none, and there are fewer rows than choices."""
+    d_out, arguments = swiglu_test.inputs(4, jnp.float32, num_tokens=4, top_k=3, num_experts=2)
+    ids = np.array([[0, 1, 2], [2, 1, 0], [2, 2, 2], [1, 2, 2]], np.int32)
+    mask = np.ones(4, bool)
+    assert_right(arguments, ids, mask)
+
+    @jax.jit
+    def gradients(arguments):
+        return jax.vjp(lambda *five: layer(*five, ids, mask), *arguments)[1](d_out)
+
+    wanted = swiglu_test.expected(ids, mask, d_out, arguments)[1:]
+    swiglu_test.assert_near(gradients(arguments), wanted, 5e-6)
+
+
 def lowered(num_tokens, *, backend):
     """The program for a GPU, of sides that every backend takes."""
     f32, bf16 = jnp.float32, jnp.bfloat16
@@ -124,7 +139,7 @@ def lowered(num_tokens, *, backend):
 
 
 @pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated")
-@pytest.mark.parametrize("backend", few_tokens.BACKENDS)
+@pytest.mark.parametrize("backend", matmul.ON_NVIDIA)
 def test_few_tokens_are_two_kernels_without_sorting_and_more_are_not(backend):
     few = lowered(few_tokens.MOST_TOKENS, backend=backend)
     assert few.count("custom_call @__gpu$xla.gpu.triton") == 2
