@@ -72,8 +72,8 @@ def grouped(
 ) -> Moe:
     """Every assignment is computed, by grouped matmuls on as many rows as there are assignments.
 
-    Few tokens, as in decoding, go through `few_tokens` where the backend is one for NVIDIA GPUs
-    and there is no backward pass; it rounds less, and answers differ by that.
+    Few tokens, as in decoding, go through `few_tokens` where the backend is one for NVIDIA GPUs,
+    numbers have 16 bits, and there is no backward pass; it rounds less, and answers differ by that.
 
     Args:
       backend: of the matmuls.
@@ -120,7 +120,8 @@ def grouped(
         weights: ExpertWeights,
     ) -> MoeOutput:
         compute: _Compute = by_rows
-        if backend in ON_NVIDIA and len(tokens) <= few_tokens.MOST_TOKENS:
+        are_few = few_tokens.are_few(num_tokens=len(tokens), dtype=tokens.dtype)
+        if backend in ON_NVIDIA and are_few:
             kernels.check(tokens, routing.weights, *weights, backend=backend, interpret=interpret)
             compute = _without_gradient(at_once, by_rows)
         ids = jnp.where(token_mask[:, None], routing.expert_ids, weights.gate.shape[0])

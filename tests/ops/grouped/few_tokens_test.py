@@ -23,11 +23,20 @@ NUMBERS = (1, 3, 17, 64)
 
 
 def layer(tokens, weights, gate, up, down, ids, mask, *, backend="triton", interpret=True):
+    """As a model computes it, with what it takes for these tokens."""
     compute = moe.grouped(backend=backend, recompute=False, interpret=interpret)
     return compute(tokens, mask, Routing(ids, weights), ExpertWeights(gate, up, down)).x
 
 
-compiled = functools.cache(lambda: jax.jit(layer))
+@functools.cache
+def compiled():
+    """The kernels alone, in any dtype; padding has no assignment."""
+
+    def run(tokens, weights, gate, up, down, ids, mask):
+        ids = jnp.where(mask[:, None], ids, len(gate))
+        return few_tokens.routed_swiglu(tokens, ids, weights, gate, up, down, interpret=True)
+
+    return jax.jit(run)
 
 
 def draw(seed, num_tokens, dtype=jnp.float32, share=0.2):
@@ -96,8 +105,14 @@ def test_padding_that_is_not_finite_reaches_nobody():
     swiglu_test.assert_near([found], [wanted], 2e-6)
 
 
+def test_a_layer_takes_them_and_leaves_padding_out():
+    arguments, ids, mask = draw(5, 17, jnp.bfloat16)
+    wanted = swiglu_test.expected(ids, mask, np.zeros(arguments[0].shape), arguments)[0]
+    swiglu_test.assert_near([jax.jit(layer)(*arguments, ids, mask)], [wanted], 1e-2)
+
+
 def test_gradients_are_those_of_any_number_of_tokens():
-    d_out, arguments = swiglu_test.inputs(3, jnp.float32)
+    d_out, arguments = swiglu_test.inputs(3, jnp.bfloat16)
     _, ids, mask = draw(3, swiglu_test.NUM_TOKENS)
 
     @jax.jit
@@ -106,31 +121,30 @@ def test_gradients_are_those_of_any_number_of_tokens():
         return (answers, *pull(d_out))
 
     found = run(arguments, d_out)
-    swiglu_test.assert_near(found, swiglu_test.expected(ids, mask, d_out, arguments), 5e-6)
+    swiglu_test.assert_near(found, swiglu_test.expected(ids, mask, d_out, arguments), 2e-2)
 
 
 def test_more_choices_than_experts():
     """Some are of none, and there are fewer rows than choices."""
-    d_out, arguments = swiglu_test.inputs(4, jnp.float32, num_tokens=4, top_k=3, num_experts=2)
+    d_out, arguments = swiglu_test.inputs(4, jnp.bfloat16, num_tokens=4, top_k=3, num_experts=2)
     ids = np.array([[0, 1, 2], [2, 1, 0], [2, 2, 2], [1, 2, 2]], np.int32)
     mask = np.ones(4, bool)
-    assert_right(arguments, ids, mask)
+    assert_right(arguments, ids, mask, 1e-2)
 
     @jax.jit
     def gradients(arguments):
         return jax.vjp(lambda *five: layer(*five, ids, mask), *arguments)[1](d_out)
 
     wanted = swiglu_test.expected(ids, mask, d_out, arguments)[1:]
-    swiglu_test.assert_near(gradients(arguments), wanted, 5e-6)
+    swiglu_test.assert_near(gradients(arguments), wanted, 2e-2)
 
 
-def lowered(num_tokens, *, backend):
+def lowered(num_tokens, *, backend, dtype=jnp.bfloat16):
     """The program for a GPU, of sides that every backend takes."""
-    f32, bf16 = jnp.float32, jnp.bfloat16
     shapes = (
-        ((num_tokens, 128), bf16),
-        ((num_tokens, 2), f32),
-        *[((8, 128, 128), bf16)] * 3,
+        ((num_tokens, 128), dtype),
+        ((num_tokens, 2), jnp.float32),
+        *[((8, 128, 128), dtype)] * 3,
         ((num_tokens, 2), jnp.int32),
         ((num_tokens,), jnp.bool_),
     )
@@ -148,6 +162,12 @@ def test_few_tokens_are_two_kernels_without_sorting_and_more_are_not(backend):
 
 
 @pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated")
+def test_tokens_of_32_bits_are_sorted():
+    assert "stablehlo.sort" not in lowered(1, backend="triton", dtype=jnp.float16)
+    assert "stablehlo.sort" in lowered(1, backend="triton", dtype=jnp.float32)
+
+
+@pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated")
 def test_kernels_say_over_which_devices_their_results_vary():
     mesh = Mesh(np.array(jax.devices()[:2]), ("data",))
     cut, whole = PartitionSpec("data"), PartitionSpec()
@@ -157,11 +177,11 @@ def test_kernels_say_over_which_devices_their_results_vary():
         in_specs=(cut, cut, whole, whole, whole, cut, cut),
         out_specs=cut,
     )
-    arguments, ids, mask = draw(0, 4)
+    arguments, ids, mask = draw(0, 4, jnp.bfloat16)
     assert jax.eval_shape(mapped, *arguments, ids, mask).shape == arguments[0].shape
 
 
 def test_what_a_backend_cannot_do_raises():
-    arguments, ids, mask = draw(0, 4)
+    arguments, ids, mask = draw(0, 4, jnp.bfloat16)
     with pytest.raises(ValueError, match="backend='hopper' takes .*these can: loop, triton"):
         layer(*arguments, ids, mask, backend="hopper")
