@@ -148,7 +148,8 @@ def _local_moe(spec: ModelSpec, num_tokens: int) -> moe_ops.Moe:
     if spec.dispatch == "capacity":
         return moe_ops.capacity(num_assignments=num_assignments, factor=spec.capacity_factor)
     # The loop takes blocks of rows, of which a GPU runs one at a time.
-    if spec.num_experts <= _FEW_EXPERTS * spec.top_k and jax.default_backend() != "cpu":
+    all_at_once = spec.num_experts <= _FEW_EXPERTS * spec.top_k and device.platform != "cpu"
+    if all_at_once:
         without_kernel = moe_ops.every_expert(recompute=spec.remat == "experts")
     else:
         without_kernel = moe_ops.dropless(num_assignments=num_assignments)
@@ -165,6 +166,9 @@ def _local_moe(spec: ModelSpec, num_tokens: int) -> moe_ops.Moe:
         if kernel == "auto":
             num_rows = routing.expert_ids.size
             kernel = swiglu.choose(device, rows, weights.gate, num_rows=num_rows)
+            # Kernels multiply float32 exactly, which takes longer than all of few experts.
+            if all_at_once and rows.dtype == jnp.float32:
+                kernel = "loop"
             num_experts, *sides = weights.gate.shape
             what = f"{num_rows} rows of {num_experts} experts {sides[0]} x {sides[1]}"
             told = f"{what} in {rows.dtype}"

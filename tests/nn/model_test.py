@@ -3,6 +3,8 @@
 import dataclasses
 import functools
 import re
+import types
+from unittest import mock
 
 import chex
 import jax
@@ -207,6 +209,31 @@ def test_a_kernel_of_another_device_is_refused(dispatch, factor):
     message = "model.expert_kernel='hopper': must be 'auto' or 'loop' on cpu"
     with pytest.raises(ValueError, match=message):
         model_lib.Decoder(spec).init(jax.random.key(0), tokens, **context)
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_kernel"),
+    [
+        pytest.param({}, False, id="few in float32"),
+        pytest.param({"compute_dtype": "bfloat16"}, True, id="few in bfloat16"),
+        pytest.param({"top_k": 1}, True, id="many in float32"),
+    ],
+)
+def test_off_the_cpu_auto_computes_few_experts_of_float32_all_at_once(
+    changes, is_kernel, monkeypatch
+):
+    gpu = types.SimpleNamespace(platform="gpu", device_kind="a GPU", compute_capability="8.0")
+    grouped = functools.partial(moe.grouped, interpret=True)
+    asked, all_at_once = mock.Mock(wraps=grouped), mock.Mock(wraps=moe.every_expert)
+    monkeypatch.setattr(feed_forward.jax, "devices", lambda: [gpu])
+    monkeypatch.setattr(feed_forward.moe_ops, "grouped", asked)
+    monkeypatch.setattr(feed_forward.moe_ops, "every_expert", all_at_once)
+    sizes = {"model_dim": 32, "expert_hidden_dim": 16, "expert_kernel": "auto"}
+    spec = dataclasses.replace(tiny.SPARSE, **sizes, **changes)
+    tokens, context = tiny.rows()
+    jax.eval_shape(model_lib.Decoder(spec).init, jax.random.key(0), tokens, **context)
+    assert asked.called == is_kernel
+    assert is_kernel or all_at_once.called
 
 
 @pytest.mark.deep
