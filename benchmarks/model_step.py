@@ -23,6 +23,7 @@ import platform
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -146,13 +147,17 @@ def spec_for(
 
 
 def measure(
-    spec: ModelSpec, request: dict[str, Any], *, trace: pathlib.Path | None
+    spec: ModelSpec,
+    request: dict[str, Any],
+    *,
+    draw: Callable[[Decoder, jax.Array], Any] | None = None,
+    trace: pathlib.Path | None = None,
 ) -> dict[str, Any]:
-    """Seconds, memory and loss of one model."""
+    """Seconds, memory and loss of one model whose parameters `draw` makes, or else `initial`."""
     model = Decoder(spec)
     shape = (request["batch"], request["length"])
     tokens = jax.random.randint(jax.random.key(1), shape, 0, spec.vocab_size, jnp.int32)
-    params = jax.jit(lambda key: initial(model, key))(jax.random.key(0))
+    params = jax.jit(lambda key: (draw or initial)(model, key))(jax.random.key(0))
     started = time.perf_counter()
     compiled = jax.jit(lambda *inputs: gradients(model, *inputs)).lower(params, tokens).compile()
     compile_seconds = time.perf_counter() - started
@@ -191,14 +196,19 @@ def measure(
 
 def initial(model: Decoder, key: jax.Array) -> Any:
     """The parameters, in bfloat16 but for what is small."""
-    tokens = jnp.zeros((1, model.spec.block_size), jnp.int32)
-    variables: Any = nn.unbox(model.init(key, tokens, document_ids=tokens, positions=tokens))
 
     def cast(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
         names = {part.key for part in path}
         return leaf if names & set(IN_FLOAT32) else leaf.astype(jnp.bfloat16)
 
-    return jax.tree_util.tree_map_with_path(cast, variables["params"])
+    return jax.tree_util.tree_map_with_path(cast, in_float32(model, key))
+
+
+def in_float32(model: Decoder, key: jax.Array) -> Any:
+    """The parameters as a run draws them."""
+    tokens = jnp.zeros((1, model.spec.block_size), jnp.int32)
+    variables: Any = nn.unbox(model.init(key, tokens, document_ids=tokens, positions=tokens))
+    return variables["params"]
 
 
 def gradients(model: Decoder, params: Any, tokens: jax.Array) -> tuple[jax.Array, Any]:
