@@ -2,10 +2,10 @@
 
 Run: python -m benchmarks.moe_vs_dense --workdir=runs/moe_vs_dense --seeds=0,1
 
-Trains `experiments/configs/gpu_small.py:capacity`, of which the figures in docs/claims.md are, and
-the twin `:dense_active` for each seed, in one process over one reading of the corpus, and prints
-held-out loss, speed, share of the device's peak and the sparse model's unused experts; writes the
-same to `moe_vs_dense.json`. Runs that are finished in the directory are not made again.
+Trains `experiments/configs/gpu_small.py` and its twin `:dense_active` for each seed, in one process
+over one reading of the corpus, and prints held-out loss, speed, share of the device's peak and the
+sparse model's unused experts; writes the same to `moe_vs_dense.json`. Runs that are finished in the
+directory are not made again.
 """
 
 import json
@@ -26,7 +26,7 @@ from deepseek_jax.training import loop
 from experiments import settings
 
 _CONFIG = "experiments/configs/gpu_small.py"
-_VARIANTS = {"sparse": f"{_CONFIG}:capacity", "dense twin": f"{_CONFIG}:dense_active"}
+_VARIANTS = {"sparse": _CONFIG, "dense twin": f"{_CONFIG}:dense_active"}
 _WORKDIR = flags.DEFINE_string("workdir", "runs/moe_vs_dense", "Directory of all the runs.")
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1"], "Seeds; each makes one run of each model.")
 _STEPS = flags.DEFINE_integer("steps", None, "Steps of a run; the preset's own if not given.")

@@ -25,6 +25,13 @@ _NO_ROUTER = {
     "capacity_factor": 0.0,
 }
 
+# The changes of a variant in which every expert takes a fixed number of rows: no kernel is needed.
+CAPACITY: dict[str, Any] = {
+    "model.dispatch": "capacity",
+    "model.capacity_factor": 1.25,
+    "model.expert_kernel": "loop",
+}
+
 
 class UnknownVariantError(LookupError):
     """A config file has no such variant (no ValueError: ml_collections buries those)."""

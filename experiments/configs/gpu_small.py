@@ -117,9 +117,4 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
             temperature=0.8,
         )
     )
-    capacity = {
-        "model.dispatch": "capacity",
-        "model.capacity_factor": 1.25,
-        "model.expert_kernel": "loop",
-    }
-    return presets.with_variant(config, variant, {"capacity": capacity})
+    return presets.with_variant(config, variant, {"capacity": presets.CAPACITY})

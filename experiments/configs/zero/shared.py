@@ -39,7 +39,7 @@ def model() -> config_dict.ConfigDict:
             bias_update_rate=0.0,
             dispatch="dropless",
             capacity_factor=0.0,
-            expert_kernel="loop",
+            expert_kernel="auto",
             tie_embeddings=False,
             norm_eps=1e-6,
             remat="none",
