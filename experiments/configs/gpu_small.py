@@ -9,10 +9,9 @@ Twins:    experiments/configs/gpu_small.py:dense_active,
 Mesh:     as it is on several GPUs (two have run it, `python -m benchmarks.mesh_step`);
           experiments/configs/gpu_small.py:capacity, with capacity 1.25 instead of kernels, on
           several TPUs, where kernels for experts are refused
-Measured: held-out loss 1.888 (seed 0) and 1.920 (seed 1) nats of :capacity, 1.994 and 2.020 of
-          the dense twin of the same active size; 202,800 tokens/s, 240 s a run with its
-          measurements, one H200, jax 0.11.2, 2026-11-23 (`python -m benchmarks.moe_vs_dense`,
-          docs/claims.md).
+Measured: held-out loss 1.888 (seed 0), as :capacity (1.920 for seed 1), 1.994 and 2.020 of the
+          dense twin of the same active size; 248,000 tokens/s, :capacity 202,800; one H200,
+          jax 0.11.2, 2026-11-28 (`python -m benchmarks.moe_vs_dense`, docs/claims.md).
 """
 
 from ml_collections import config_dict
