@@ -8,8 +8,8 @@ program, each with a routing of its own, even up to chance, so that neither star
 what a cache holds is measured. Ours: as the layer takes so few tokens, and as it takes many, sorted
 by expert, with fused kernels where a backend has them ("rows"). The peer, in a Python of its own
 that has torch and transformers 5 or later: Qwen3MoeExperts with `grouped_mm` and with `batched_mm`,
-which transformers recommends for small inputs, as they are and compiled, in one CUDA graph (not in
-float32, of which grouped_mm waits for the host); "x peer" is the fastest of those over ours. GB/s
+which transformers recommends for small inputs, as they are and compiled, in one CUDA graph (but
+`grouped_mm` of float32, which waits for the host); "x peer" is the fastest of those over ours. GB/s
 are the matrices, read once, of the experts that any token chose; the last column but one is the
 time that they take at the bandwidth of a copy, measured in the same run, over the time of a call.
 The error is that of all answers of the first call, relative to float64.

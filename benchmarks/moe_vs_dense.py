@@ -2,10 +2,10 @@
 
 Run: python -m benchmarks.moe_vs_dense --workdir=runs/moe_vs_dense --seeds=0,1
 
-Trains `experiments/configs/gpu_small.py` and its twin `:dense_active` for each seed, in one process
-over one reading of the corpus, and prints held-out loss, speed, share of the device's peak and the
-sparse model's unused experts; writes the same to `moe_vs_dense.json`. Runs that are finished in the
-directory are not made again.
+Trains `experiments/configs/gpu_small.py` and its twin `:dense_active` for each seed, or what
+`--models` names, in one process over one reading of the corpus, and prints held-out loss, speed,
+share of the device's peak and the sparse models' unused experts; writes the same to
+`moe_vs_dense.json`. Runs that are finished in the directory are not made again.
 """
 
 import json
@@ -26,9 +26,17 @@ from deepseek_jax.training import loop
 from experiments import settings
 
 _CONFIG = "experiments/configs/gpu_small.py"
-_VARIANTS = {"sparse": _CONFIG, "dense twin": f"{_CONFIG}:dense_active"}
+_TWIN = "dense_active"
+_MODELS = {
+    "preset": _CONFIG,
+    "capacity": f"{_CONFIG}:capacity",
+    _TWIN: f"{_CONFIG}:{_TWIN}",
+}
 _WORKDIR = flags.DEFINE_string("workdir", "runs/moe_vs_dense", "Directory of all the runs.")
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1"], "Seeds; each makes one run of each model.")
+_CHOSEN = flags.DEFINE_multi_enum(
+    "models", ["preset", _TWIN], list(_MODELS), "What is trained; once for each model."
+)
 _STEPS = flags.DEFINE_integer("steps", None, "Steps of a run; the preset's own if not given.")
 
 
@@ -40,9 +48,9 @@ def main(argv: list[str]) -> None:
     console = rich_console.Console()
     directory = pathlib.Path(_WORKDIR.value).absolute()
     specs = {
-        (name, seed): _run_spec(config, seed=int(seed))
+        (name, seed): _run_spec(_MODELS[name], seed=int(seed))
         for seed in _SEEDS.value
-        for name, config in _VARIANTS.items()
+        for name in _CHOSEN.value
     }
     # The corpus, its split and its packing are those of the first seed for all runs; a seed
     # changes the initial parameters and the order of the rows.
@@ -51,7 +59,7 @@ def main(argv: list[str]) -> None:
     results = []
     for (name, seed), spec in specs.items():
         console.print(f"{name}, seed {seed}")
-        workdir = directory / f"{name.replace(' ', '_')}_{seed}"
+        workdir = directory / f"{name}_{seed}"
         flops = accounting.training_flops(spec.model, length=spec.data.sequence_length)
         loop.train(spec, workdir, flops_per_token=flops, console=console, data=data)
         count = accounting.count_parameters(spec.model)
@@ -134,15 +142,15 @@ def _report(console: rich_console.Console, results: list[dict[str, Any]]) -> Non
     for row in results:
         table.add_row(*(_shown(row[column]) for column in columns))
     console.print(table)
-    for seed in sorted({row["seed"] for row in results}):
-        sparse, dense = (
-            next(r for r in results if r["seed"] == seed and r["model"] == name)
-            for name in _VARIANTS
-        )
+    twins = {row["seed"]: row for row in results if row["model"] == _TWIN}
+    for row in results:
+        if row["model"] == _TWIN or row["seed"] not in twins:
+            continue
+        twin = twins[row["seed"]]
         console.print(
-            f"seed {seed}: held-out loss sparse - dense = "
-            f"{sparse['heldout_loss'] - dense['heldout_loss']:+.4f} nats; tokens/s sparse / dense "
-            f"= {sparse['tokens_per_second'] / dense['tokens_per_second']:.3f}"
+            f"{row['model']}, seed {row['seed']}: held-out loss less its twin's "
+            f"{row['heldout_loss'] - twin['heldout_loss']:+.4f} nats; tokens/s over its twin's "
+            f"{row['tokens_per_second'] / twin['tokens_per_second']:.3f}"
         )
 
 

@@ -27,10 +27,10 @@ from benchmarks import decoding, measuring, model_step
 from deepseek_jax.core import config as core_config
 from deepseek_jax.core.model_spec import ModelSpec
 from deepseek_jax.nn.model import Decoder
-from experiments import numbers, settings
+from experiments import numbers, presets, settings
 
 CAPACITY = "capacity"
-FACTOR = 1.25
+FACTOR = presets.CAPACITY["model.capacity_factor"]
 
 
 def main() -> None:
@@ -58,16 +58,22 @@ def main() -> None:
         "request": request | {"sequences": arguments.sequences},
         "made_with": measuring.made_with(spec.compute_dtype),
     }
-    report(rich_console.Console(width=120), found, spec)
+    report(rich_console.Console(width=140), found, spec)
     measuring.write(arguments.out, found)
 
 
 def load(name: str, *, num_layers: int) -> ModelSpec:
-    """The model of a config file; with its own number of layers if that is 0."""
+    """The model of a config file; with its own number of layers if that is 0.
+
+    Raises:
+      ValueError: the model is dense.
+    """
     values = settings.load_config(name).model.to_dict()
-    return core_config.from_config(
-        ModelSpec, values | ({"num_layers": num_layers} if num_layers else {}), where="model"
-    )
+    values |= {"num_layers": num_layers} if num_layers else {}
+    spec = core_config.from_config(ModelSpec, values, where="model")
+    if spec.is_dense:
+        raise ValueError(f"--config={name}: must be of a sparse model; a dense one has no experts")
+    return spec
 
 
 def with_way(spec: ModelSpec, way: str) -> ModelSpec:
@@ -101,12 +107,12 @@ def report(console: rich_console.Console, found: dict[str, Any], spec: ModelSpec
         "experts",
         "ms a step",
         "tokens/s",
-        "x first",
+        "x the first's",
         "memory",
         "loss",
         "gradient's norm",
         "ms a token generated",
-        "x first",
+        "first's over its",
     )
     first = ways[0]
     for each in ways:

@@ -58,12 +58,14 @@ def measure(
         return [layer(tokens, *routing) for routing in routings]
 
     answers = calls()[0]
-    # Its grouped_mm of float32 waits for the host, which no graph can.
-    is_graph = request["device"] != "cpu" and request["dtype"] != "float32"
-    run = _graph(calls) if is_graph else calls
+    is_gpu = request["device"] != "cpu"
+    # Of float32 this one waits for the host, which no graph can.
+    is_waiting = implementation == "grouped_mm" and request["dtype"] == "float32"
+    run = _graph(calls) if is_gpu and not is_waiting else calls
+    how = ", compiled" * is_compiled + ", no graph" * (is_gpu and is_waiting)
     return {
         "shape": shape,
-        "name": f"{implementation}{', compiled' * is_compiled}{', no graph' * (not is_graph)}",
+        "name": implementation + how,
         "seconds": torch_measuring.seconds(run, request) / len(routings),
         "error": moe_layer_problem.answers_error(
             *drawn[0],

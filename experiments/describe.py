@@ -86,7 +86,7 @@ def memory_table(spec: ModelSpec) -> rich.table.Table:
                 accounting.kept_by_experts(spec, remat=remat, bytes_per_element=size)
                 for size in (4, 2)
             ]
-            label = f"experts keep a token and layer, remat={remat}"
+            label = f"a layer's kernels keep a token, remat={remat}"
             table.add_row(label, *map(numbers.human_bytes, kept))
     return table
 

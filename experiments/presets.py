@@ -25,12 +25,8 @@ _NO_ROUTER = {
     "capacity_factor": 0.0,
 }
 
-# The changes of a variant in which every expert takes a fixed number of rows: no kernel is needed.
-CAPACITY: dict[str, Any] = {
-    "model.dispatch": "capacity",
-    "model.capacity_factor": 1.25,
-    "model.expert_kernel": "loop",
-}
+# The changes of a variant that trains with a fixed number of rows an expert, which needs no kernel.
+CAPACITY: dict[str, Any] = {"model.dispatch": "capacity", "model.capacity_factor": 1.25}
 
 
 class UnknownVariantError(LookupError):

@@ -53,7 +53,8 @@ class ModelSpec:
       capacity_factor: rows of an expert over their expected number; 0.0 when dropless.
       expert_kernel: what computes dropless experts: "loop" over blocks of rows (off the CPU all
         of few experts at once), or grouped matmuls by "triton", "hopper" or "megablox"
-        (`ops/grouped/matmul.py`), or "auto", what is meant for the device. "loop" in a dense model.
+        (`ops/grouped/matmul.py`), or "auto", what is meant for the device: on NVIDIA GPUs kernels,
+        but "loop" for few experts of float32. "loop" in a dense model.
       tie_embeddings: the output head is the embedding table.
       norm_eps: epsilon of the RMS norms.
       remat: what the backward pass recomputes: "none"; "experts", the rows of dropless experts that

@@ -148,8 +148,8 @@ def _local_moe(spec: ModelSpec, num_tokens: int) -> moe_ops.Moe:
     if spec.dispatch == "capacity":
         return moe_ops.capacity(num_assignments=num_assignments, factor=spec.capacity_factor)
     # The loop takes blocks of rows, of which a GPU runs one at a time.
-    all_at_once = spec.num_experts <= _FEW_EXPERTS * spec.top_k and device.platform != "cpu"
-    if all_at_once:
+    are_few = spec.num_experts <= _FEW_EXPERTS * spec.top_k
+    if are_few and device.platform != "cpu":
         without_kernel = moe_ops.every_expert(recompute=spec.remat == "experts")
     else:
         without_kernel = moe_ops.dropless(num_assignments=num_assignments)
@@ -166,8 +166,8 @@ def _local_moe(spec: ModelSpec, num_tokens: int) -> moe_ops.Moe:
         if kernel == "auto":
             num_rows = routing.expert_ids.size
             kernel = swiglu.choose(device, rows, weights.gate, num_rows=num_rows)
-            # Kernels multiply float32 exactly, which takes longer than all of few experts.
-            if all_at_once and rows.dtype == jnp.float32:
+            # They multiply float32 without tensor cores, which takes longer than all of few.
+            if kernel in matmul.ON_NVIDIA and are_few and rows.dtype == jnp.float32:
                 kernel = "loop"
             num_experts, *sides = weights.gate.shape
             what = f"{num_rows} rows of {num_experts} experts {sides[0]} x {sides[1]}"

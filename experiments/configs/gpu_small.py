@@ -7,11 +7,11 @@ Run:      python -m experiments.main --config=experiments/configs/gpu_small.py \
 Twins:    experiments/configs/gpu_small.py:dense_active,
           experiments/configs/gpu_small.py:dense_total
 Mesh:     as it is on several GPUs (two have run it, `python -m benchmarks.mesh_step`);
-          experiments/configs/gpu_small.py:capacity, with capacity 1.25 instead of kernels, on
-          several TPUs, where kernels for experts are refused
-Measured: held-out loss 1.888 (seed 0), as :capacity (1.920 for seed 1), 1.994 and 2.020 of the
-          dense twin of the same active size; 248,000 tokens/s, :capacity 202,800; one H200,
-          jax 0.11.2, 2026-11-28 (`python -m benchmarks.moe_vs_dense`, docs/claims.md).
+          experiments/configs/gpu_small.py:capacity, with capacity 1.25, on several TPUs, where
+          dropless experts have no kernel
+Measured: held-out loss 1.888 (seed 0), 248,000 tokens/s, 2026-11-28; :capacity 1.888 and 1.920
+          (seeds 0 and 1), 202,800 tokens/s, the dense twin of the same active size 1.994 and 2.020,
+          2026-11-23; H200s, jax 0.11.2 (`python -m benchmarks.moe_vs_dense`, docs/claims.md).
 """
 
 from ml_collections import config_dict

@@ -16,8 +16,8 @@ from experiments.configs import contrastive
 FOLDER = pathlib.Path(__file__).parents[2] / "experiments" / "configs"
 SPARSE = {  # file -> its variants
     "laptop": ("dense_active", "dense_total"),
-    "gpu_small": ("dense_active", "dense_total"),
-    "r1_12b": ("top2", "dense_active", "dense_total"),
+    "gpu_small": ("capacity", "dense_active", "dense_total"),
+    "r1_12b": ("top2", "capacity", "dense_active", "dense_total"),
 }
 STAGES = [
     *(("contrastive", name) for name in ("", *contrastive.VARIANTS, "dense_total")),
@@ -67,6 +67,20 @@ def test_the_decoder_has_the_counted_parameters_and_cache(name, variant):
     cached = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(cache))
     size = jnp.dtype(spec.compute_dtype).itemsize
     assert cached == accounting.cache_bytes(spec, bytes_per_element=size)
+
+
+@pytest.mark.parametrize("name", [*SPARSE, "contrastive", "preferences", "steering", "zero/base"])
+def test_presets_take_every_assignment_by_what_is_meant_for_the_device(name):
+    model = load(name).model
+    assert (model.dispatch, model.expert_kernel) == ("dropless", "auto")
+
+
+@pytest.mark.parametrize("name", ["gpu_small", "r1_12b"])
+def test_a_variant_has_a_capacity_and_is_else_the_same(name):
+    tight, spec = load(name, "capacity"), load(name)
+    assert (tight.model.dispatch, tight.model.capacity_factor) == ("capacity", 1.25)
+    free = dataclasses.replace(tight.model, dispatch="dropless", capacity_factor=0.0)
+    assert dataclasses.replace(tight, model=free) == spec
 
 
 @pytest.mark.parametrize("name", SPARSE)

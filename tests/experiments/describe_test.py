@@ -71,6 +71,7 @@ def test_overrides_are_described():
         "--config=experiments/configs/laptop.py",
         "--config.model.num_experts=64",
         "--config.model.remat=block",
+        "--config.model.expert_kernel=loop",
     )
     assert "Top-4 of 64 alone is 6.2%" in printed
     assert "recomputed (remat)" in printed
@@ -78,15 +79,11 @@ def test_overrides_are_described():
 
 
 def test_what_experts_keep_is_described_where_a_kernel_keeps_it():
-    printed = start(
-        "--config=experiments/configs/r1_12b.py",
-        "--config.model.dispatch=dropless",
-        "--config.model.capacity_factor=0.0",
-    )
+    printed = start("--config=experiments/configs/r1_12b.py")
     # Of 4 rows 12 bytes each; 1024 + 3 x 1792 numbers of each row, or 1024 of the token.
-    assert "experts keep a token and layer, remat=none 100.0 KiB 50.0 KiB" in printed
-    assert "experts keep a token and layer, remat=experts 4.0 KiB 2.0 KiB" in printed
-    assert "experts keep a token and layer, remat=block 0 B 0 B" in printed
+    assert "a layer's kernels keep a token, remat=none 100.0 KiB 50.0 KiB" in printed
+    assert "a layer's kernels keep a token, remat=experts 4.0 KiB 2.0 KiB" in printed
+    assert "a layer's kernels keep a token, remat=block 0 B 0 B" in printed
 
 
 def test_a_dense_model_makes_no_claim_about_sparsity():

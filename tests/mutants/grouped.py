@@ -148,6 +148,13 @@ MUTANTS = (
     ),
     _mutant(
         _FEW_TOKENS,
+        "few tokens of float32 are multiplied with every chosen expert",
+        "num_tokens <= MOST_TOKENS and dtype in _DTYPES",
+        "num_tokens <= MOST_TOKENS",
+        f"{_FEW_TOKENS_TEST}::test_tokens_of_32_bits_are_sorted",
+    ),
+    _mutant(
+        _FEW_TOKENS,
         "no assignment is an expert's first",
         "k * num_tokens + place < program",
         "k * num_tokens + place <= program",

@@ -6,6 +6,10 @@ _DISPATCH = "deepseek_jax/ops/dispatch.py"
 _GROUPED = "deepseek_jax/ops/grouped_swiglu.py"
 _SWIGLU = "deepseek_jax/ops/swiglu.py"
 _EXPERTS = "deepseek_jax/ops/experts.py"
+_FEED_FORWARD = "deepseek_jax/nn/feed_forward.py"
+_RULE_TEST = (
+    "tests/nn/model_test.py::test_on_nvidia_auto_computes_few_experts_of_float32_all_at_once"
+)
 
 
 MUTANTS = (
@@ -212,5 +216,26 @@ MUTANTS = (
         "jnp.where(token_mask[:, None], mixture, 0.0)",
         "mixture",
         "test_reference_by_hand",
+    ),
+    mutant_of(
+        _FEED_FORWARD,
+        "few experts of any dtype have no kernel",
+        "kernel in matmul.ON_NVIDIA and are_few and rows.dtype == jnp.float32",
+        "kernel in matmul.ON_NVIDIA and are_few",
+        _RULE_TEST,
+    ),
+    mutant_of(
+        _FEED_FORWARD,
+        "many experts of float32 have no kernel",
+        "kernel in matmul.ON_NVIDIA and are_few and rows.dtype == jnp.float32",
+        "kernel in matmul.ON_NVIDIA and rows.dtype == jnp.float32",
+        _RULE_TEST,
+    ),
+    mutant_of(
+        _FEED_FORWARD,
+        "a TPU computes all of few experts",
+        "kernel in matmul.ON_NVIDIA and are_few and rows.dtype == jnp.float32",
+        "are_few and rows.dtype == jnp.float32",
+        _RULE_TEST,
     ),
 )

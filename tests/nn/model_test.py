@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import re
 import types
-from unittest import mock
 
 import chex
 import jax
@@ -212,28 +211,46 @@ def test_a_kernel_of_another_device_is_refused(dispatch, factor):
 
 
 @pytest.mark.parametrize(
-    ("changes", "is_kernel"),
+    ("platform", "changes", "way"),
     [
-        pytest.param({}, False, id="few in float32"),
-        pytest.param({"compute_dtype": "bfloat16"}, True, id="few in bfloat16"),
-        pytest.param({"top_k": 1}, True, id="many in float32"),
+        pytest.param("gpu", {}, "all at once", id="few in float32"),
+        pytest.param("gpu", {"expert_kernel": "triton"}, "kernel", id="a kernel by its name"),
+        pytest.param("gpu", {"compute_dtype": "bfloat16"}, "kernel", id="few in bfloat16"),
+        pytest.param("gpu", {"top_k": 1}, "kernel", id="many in float32"),
+        pytest.param("tpu", {"model_dim": 128, "expert_hidden_dim": 128}, "kernel", id="on a TPU"),
+        pytest.param("cpu", {}, "by rows", id="on a CPU"),
     ],
 )
-def test_off_the_cpu_auto_computes_few_experts_of_float32_all_at_once(
-    changes, is_kernel, monkeypatch
+def test_on_nvidia_auto_computes_few_experts_of_float32_all_at_once(
+    platform, changes, way, monkeypatch
 ):
-    gpu = types.SimpleNamespace(platform="gpu", device_kind="a GPU", compute_capability="8.0")
+    taken = set()
+
+    def told(name, make):
+        def made(**settings):
+            compute = make(**settings)
+
+            def layer(*arguments):
+                taken.add(name)
+                return compute(*arguments)
+
+            return layer
+
+        return made
+
     grouped = functools.partial(moe.grouped, interpret=True)
-    asked, all_at_once = mock.Mock(wraps=grouped), mock.Mock(wraps=moe.every_expert)
-    monkeypatch.setattr(feed_forward.jax, "devices", lambda: [gpu])
-    monkeypatch.setattr(feed_forward.moe_ops, "grouped", asked)
-    monkeypatch.setattr(feed_forward.moe_ops, "every_expert", all_at_once)
+    device = types.SimpleNamespace(platform=platform, device_kind="any", compute_capability="8.0")
+    monkeypatch.setattr(feed_forward.jax, "devices", lambda: [device])
+    monkeypatch.setattr(feed_forward.moe_ops, "grouped", told("kernel", grouped))
+    for name, make in (("all at once", "every_expert"), ("by rows", "dropless")):
+        monkeypatch.setattr(feed_forward.moe_ops, make, told(name, getattr(moe, make)))
     sizes = {"model_dim": 32, "expert_hidden_dim": 16, "expert_kernel": "auto"}
-    spec = dataclasses.replace(tiny.SPARSE, **sizes, **changes)
-    tokens, context = tiny.rows()
-    jax.eval_shape(model_lib.Decoder(spec).init, jax.random.key(0), tokens, **context)
-    assert asked.called == is_kernel
-    assert is_kernel or all_at_once.called
+    spec = dataclasses.replace(tiny.SPARSE, **(sizes | changes))
+    # As many rows as Megablox takes.
+    row = jnp.zeros((4, 64), jnp.int32)
+    model = model_lib.Decoder(spec)
+    jax.eval_shape(model.init, jax.random.key(0), row, document_ids=row, positions=row)
+    assert taken == {way}
 
 
 @pytest.mark.deep

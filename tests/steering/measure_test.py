@@ -13,6 +13,7 @@ from tests.steering import tiny
 NUM_INPUTS = 20
 DENSE = {
     "model.num_experts": 1,
+    "model.expert_kernel": "loop",
     "model.num_groups": 1,
     "model.top_groups": 1,
     "model.top_k": 1,

@@ -71,7 +71,7 @@ def routed_swiglu(
     """The weighted answers of each token's experts; neither checked nor differentiable.
 
     Args:
-      tokens: [T, D], float32, bfloat16 or float16; T from 1 to `MOST_TOKENS`.
+      tokens: [T, D], bfloat16 or float16, interpreted also float32; T from 1 to `MOST_TOKENS`.
       expert_ids: [T, K] int32 in [0, E], distinct in a row but for E, which is no assignment;
         of an expert that stands twice in a row one answer is whatever memory held.
       weights: [T, K] float32, of the assignments.
