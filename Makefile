@@ -30,7 +30,7 @@ lint: env  ## lint, and types of sources and notebooks
 	$(BIN)/python tools/notebooks.py --types
 
 check: lint  ## lint, types, fast tests: what every commit passes
-	HYPOTHESIS_PROFILE=quick $(PYTEST) $(BY_FILE) -m 'not deep and not slow'
+	HYPOTHESIS_PROFILE=few $(PYTEST) $(BY_FILE) -m 'not deep and not slow' -k 'not without_jit'
 
 test: env  ## all tests but the slow ones
 	$(PYTEST) $(BY_FILE) -m 'not slow'

@@ -31,15 +31,7 @@ hypothesis.settings.register_profile(
     suppress_health_check=CHECKS,
 )
 hypothesis.settings.register_profile(
-    "quick",  # of `make check`
-    derandomize=True,
-    database=None,
-    deadline=None,
-    max_examples=6,
-    suppress_health_check=CHECKS,
-)
-hypothesis.settings.register_profile(
-    "few",  # of other Pythons: what their JAX does otherwise shows in any example
+    "few",  # of `make check`, and of other Pythons: what their JAX does otherwise shows in any
     derandomize=True,
     database=None,
     deadline=None,

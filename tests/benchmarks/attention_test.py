@@ -30,6 +30,7 @@ def test_it_measures_right_answers(measured):
     assert measured["forward_seconds"] > 0.0 < measured["backward_seconds"]
 
 
+@pytest.mark.deep
 def test_the_exact_answers_are_those_of_a_plain_softmax(monkeypatch):
     monkeypatch.setattr(attention, "DOCUMENT_TOKENS", 16)
     inputs = attention.make_inputs(SHAPE, jnp.float32, is_packed=True)

@@ -17,6 +17,7 @@ def measured():
     return [dense_parts.measure(way) for way in dense_parts.ways(**SIZES)]
 
 
+@pytest.mark.deep
 def test_ways_of_a_part_agree(measured):
     losses = [each["value"] for each in measured if each["value"] is not None]
     assert len(losses) == 2

@@ -37,6 +37,7 @@ def draw(model, *, num_tokens, zipf=0.0, seed=1):
 
 @pytest.mark.parametrize("num_devices", [2, 4, 8, 16, 32])
 @pytest.mark.parametrize("top_groups", [1, 2, 4, 8])
+@pytest.mark.deep
 def test_draws_visit_as_many_devices_as_expected(num_devices, top_groups):
     model = dataclasses.replace(SMALL, top_groups=top_groups)
     ids = draw(model, num_tokens=4000)
@@ -94,6 +95,7 @@ def test_ranks_are_dealt_to_ids_by_the_seed():
 
 
 @pytest.mark.parametrize("factor", [1.0, 1.25])
+@pytest.mark.deep
 def test_counts_are_those_of_the_exchange(factor):
     ids = draw(SMALL, num_tokens=128, zipf=1.0)
     found = exchange_load.measure(

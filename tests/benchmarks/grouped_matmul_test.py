@@ -20,6 +20,7 @@ def measured():
     return grouped_matmul.measure(problem, "loop", jnp.float32)
 
 
+@pytest.mark.deep
 def test_it_measures_right_answers(measured):
     assert measured["all_finite"]
     assert 0.0 < max(measured["errors"].values()) < 1e-6

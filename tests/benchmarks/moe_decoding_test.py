@@ -18,6 +18,7 @@ def measured():
     return moe_decoding.measure(SHAPE, jnp.dtype("float32"))
 
 
+@pytest.mark.deep
 def test_it_measures_right_answers_both_ways(measured):
     assert [each["name"] for each in measured] == ["loop, as it is", "loop, rows"]
     for each in measured:

@@ -23,6 +23,7 @@ def measured():
     }
 
 
+@pytest.mark.deep
 def test_it_measures_right_answers_and_gradients(measured):
     for each in measured.values():
         assert each["all_finite"]
@@ -66,6 +67,7 @@ def test_skewed_is_less_even():
     assert most[1] > 1.5 * most[0]
 
 
+@pytest.mark.deep
 def test_the_tables_have_ratios_to_the_faster_peer_and_all_parts(measured):
     ours = measured[False] | {"forward_seconds": 0.5e-6, "both_seconds": 2.0}
     theirs = [
@@ -97,6 +99,7 @@ def test_the_layer_is_measured_with_fused_kernels_where_there_are(backend, num_d
     assert len(moe_layer.designs(PROBLEM, backend, jnp.float32, moe_layer.REMATS)) == num_designs
 
 
+@pytest.mark.deep
 def test_fused_kernels_stand_for_parts_that_there_are():
     shape = Shape(24, 2, 4, 128, 128)
     made = moe_layer.draw({"shape": shape, "routing": "even"}, jnp.bfloat16)

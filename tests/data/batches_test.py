@@ -27,6 +27,7 @@ def row_numbers(iterator, num_batches):
 
 @few
 @hypothesis.given(st.integers(1, 12), st.integers(1, 5), st.integers(0, 2**32 - 1))
+@pytest.mark.deep
 def test_every_epoch_has_every_row_once(num_rows, batch_size, seed):
     iterator = batches.TrainBatches(numbered_rows(num_rows), batch_size=batch_size, seed=seed)
     # As many batches as rows: batch_size whole epochs.

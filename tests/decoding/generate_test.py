@@ -72,6 +72,7 @@ def _equations(jaxpr):
                 yield from _equations(getattr(inner, "jaxpr", inner))
 
 
+@pytest.mark.deep
 def test_no_step_cuts_a_layer_out_of_all_or_rounds_the_experts():
     spec = dataclasses.replace(tiny.SPARSE, compute_dtype="bfloat16", tie_embeddings=False)
     model, variables = tiny.make(spec)

@@ -53,6 +53,7 @@ def flat_information(num_layers, *, bits):
     return KindInformation(values, values, values, values, 1.0)
 
 
+@pytest.mark.deep
 def test_pictures_are_pngs_of_a_decent_size(tmp_path):
     found = history.from_records(RECORDS, train_bytes_per_target=2.0)
     load = np.random.default_rng(0).integers(0, 9, size=(12, 128))

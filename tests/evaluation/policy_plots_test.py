@@ -35,6 +35,7 @@ def test_a_curve_has_the_points_that_were_measured():
     assert not len(history.policy_curve(WITHOUT_CRITIC, "kl").steps)
 
 
+@pytest.mark.deep
 def test_pictures_are_pngs_of_a_decent_size(tmp_path):
     arms = {"base": [], "PPO, learned reward": RECORDS, "GRPO, rule": WITHOUT_CRITIC}
     generator = np.random.default_rng(0)

@@ -92,11 +92,13 @@ def many(num_right, num, *, longer):
         (100, 200, "below chance", "so that it is behind"),
     ],
 )
+@pytest.mark.deep
 def test_the_line_says_what_the_intervals_do(num_right, longer, chance, rule):
     line = preference_report.headline(measured(many(num_right, 400, longer=longer)))
     assert chance in line and rule in line
 
 
+@pytest.mark.deep
 def test_the_page_has_all_of_it():
     found = measured(many(300, 400, longer=200))
     page = preference_report.to_markdown(found)

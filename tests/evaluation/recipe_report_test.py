@@ -206,6 +206,7 @@ def test_no_hacking_is_claimed_without_rising_reward_and_falling_truth(freed):
     assert made().was_hacked
 
 
+@pytest.mark.deep
 def test_files_hold_the_same_numbers_and_every_picture_named(tmp_path):
     recipe_report.write(made(), tmp_path)
     page = (tmp_path / "report.md").read_text()

@@ -113,6 +113,7 @@ def test_bytes_have_binary_units():
     assert numbers.human_flops(25.3e9) == "25.3 G"
 
 
+@pytest.mark.deep
 def test_a_mesh_that_is_not_there_is_described():
     out = start(
         "--config=experiments/configs/r1_12b.py",

@@ -91,6 +91,7 @@ def test_on_a_mesh_a_kernel_gets_the_rows_and_heads_of_its_device(kernels_run, m
     assert set(shapes) == {((2, 20, 2, 16), (2, 20, 1, 16), (2, 20, 1, 16), (2, 20))}
 
 
+@pytest.mark.deep
 def test_without_a_kernel_for_the_device_the_program_is_that_of_the_tiles():
     def program(kernel):
         spec = dataclasses.replace(FULL, attention_kernel=kernel)

@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from deepseek_jax.core.steering_spec import TaskVectorSpec
 from deepseek_jax.nn.description import DescriptionEncoder
@@ -30,6 +31,7 @@ def padded(length):
     return jnp.asarray(np.pad(SAID, ((0, 0), (0, length - SAID.shape[1]))))
 
 
+@pytest.mark.deep
 def test_padding_changes_nothing():
     params = jax.jit(encoder(8).init)(jax.random.key(0), padded(8))
     params = nn.unbox(params)["params"]

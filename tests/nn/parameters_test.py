@@ -42,6 +42,7 @@ def rounded(variables):
         pytest.param(steered, id="steered", marks=pytest.mark.deep),
     ],
 )
+@pytest.mark.deep
 def test_rounding_changes_no_bit_of_the_logits(make):
     model, variables, task = make()
     tokens, context = tiny.rows()

@@ -38,6 +38,7 @@ def _scalars(variables, tokens, context):
     return jax.jit(lambda v, t: ScalarDecoder(UNTIED).apply(v, t, **context))(variables, tokens)
 
 
+@pytest.mark.deep
 def test_parameters_are_those_of_the_decoder_but_for_the_head(built):
     decoder, variables, tokens, context = built
     fresh = _initial(tokens, context)["params"]
@@ -46,6 +47,7 @@ def test_parameters_are_those_of_the_decoder_but_for_the_head(built):
     assert jax.tree.map(jnp.shape, fresh["scalar_head"]) == {"kernel": (24,), "bias": ()}
 
 
+@pytest.mark.deep
 def test_a_tied_decoder_has_the_same_scalar_decoder(built):
     _, _, tokens, context = built
     tied = dataclasses.replace(UNTIED, tie_embeddings=True)
@@ -59,6 +61,7 @@ def test_a_tied_decoder_has_the_same_scalar_decoder(built):
     assert jax.tree.structure(shapes[0]) == jax.tree.structure(shapes[1])
 
 
+@pytest.mark.deep
 def test_a_head_of_zeros_gives_its_bias_everywhere(built):
     _, variables, tokens, context = built
     zero = _scalars(variables, tokens, context)
@@ -82,6 +85,7 @@ def test_the_backbone_is_the_decoders(built):
     np.testing.assert_array_equal(answer.stats.load, output.stats.load)
 
 
+@pytest.mark.deep
 def test_a_number_depends_on_the_tokens_up_to_it_alone(built):
     decoder, variables, tokens, context = built
     kernel = decoder["params"]["head"]["kernel"][:, 7]

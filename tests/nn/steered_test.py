@@ -49,6 +49,7 @@ def names(params):
     return {parameter_groups.parameter_name(path) for path, _ in leaves}
 
 
+@pytest.mark.deep
 def test_without_a_task_nothing_of_it_is_constructed(monkeypatch):
     def refuse(*_args, **_kwargs):
         raise AssertionError("constructed")
@@ -82,6 +83,7 @@ def test_a_new_task_vector_changes_nothing():
 
 
 @pytest.mark.parametrize("task_spec", [TASK, ROUTER_ONLY, BLOCKS_ONLY])
+@pytest.mark.deep
 def test_each_part_has_its_parameters_and_a_group_only_where_it_is_on(task_spec):
     _, variables = make(task_spec)
     found = names(variables["params"])
@@ -92,6 +94,7 @@ def test_each_part_has_its_parameters_and_a_group_only_where_it_is_on(task_spec)
 
 
 @pytest.mark.parametrize("task_spec", [ROUTER_ONLY, BLOCKS_ONLY])
+@pytest.mark.deep
 def test_the_gradient_reaches_the_encoder_through_each_part_alone(task_spec):
     model, variables = make(task_spec, noise=0.3)
     tokens, context = tiny.rows()
@@ -118,6 +121,7 @@ def test_a_description_is_for_consecutive_rows():
     np.testing.assert_allclose(got, each.logits, **tolerances.LAYER_F32)
 
 
+@pytest.mark.deep
 def test_order_and_absence_are_told_apart():
     model, variables = make(TASK)
     said = jnp.concatenate([SAID, jnp.zeros_like(SAID[:1])])
@@ -157,6 +161,7 @@ def test_a_vector_without_use_and_a_use_without_vector_are_refused():
         model.apply(steered, tokens[:, 0], cache, method="step")
 
 
+@pytest.mark.deep
 def test_without_a_task_the_lowered_programs_have_no_operation_of_it(monkeypatch):
     model, variables = tiny.make(tiny.SPARSE)
     tokens, context = tiny.rows(length=4)

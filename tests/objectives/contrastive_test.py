@@ -6,6 +6,7 @@ import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from deepseek_jax.objectives import contrastive
 from tests import tolerances
@@ -28,6 +29,7 @@ def test_both_directions_count():
     np.testing.assert_allclose(terms, [0.5 * np.log(16.0)] * 2, **tolerances.OP_F32)
 
 
+@pytest.mark.deep
 def test_pairs_of_one_group_are_no_negatives():
     random = np.random.default_rng(0)
     first, second = (

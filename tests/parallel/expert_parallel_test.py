@@ -98,6 +98,7 @@ def test_local_capacity_with_room_equals_the_reference():
 
 
 @pytest.mark.parametrize("sizes", meshes(deep=[(1, 4, 1), (2, 1, 2), (2, 2, 2)], quick=[(2, 2, 2)]))
+@pytest.mark.deep
 def test_grouped_matmuls_on_each_device_equal_the_reference(sizes):
     num_local = layers.NUM_TOKENS // (sizes[0] * sizes[1])
     local_moe = moe.grouped(backend="loop", recompute=True)

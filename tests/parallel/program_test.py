@@ -202,6 +202,7 @@ def test_experts_send_rows_there_and_back_and_nothing_else():
     }
 
 
+@pytest.mark.deep
 def test_experts_cut_over_data_are_gathered_and_their_gradients_scattered():
     text = compiled_layer((2, 4, 1), capacity=2)
     dims = {"top_k": layers.TOP_K, "model_dim": layers.MODEL_DIM}
@@ -254,6 +255,7 @@ ROUTER = {  # everything that a layer with its router sends beside the exchange
 
 
 @pytest.mark.parametrize("sizes", [(1, 8, 1), (2, 4, 1)], ids=str)
+@pytest.mark.deep
 def test_a_routed_layer_sends_rows_and_what_its_router_sums(sizes):
     text, capacity = compiled_feed_forward(sizes)
     spec, (data, expert, _) = tiny.SPARSE, sizes

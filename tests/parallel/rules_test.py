@@ -73,6 +73,7 @@ def names_of(spec):
     return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
 
 
+@pytest.mark.deep
 def test_every_parameter_is_cut_without_collision_and_every_name_has_a_use():
     used = {"batch"}  # of activations
     for name, spec in tiny.VARIANTS.items():

@@ -49,6 +49,7 @@ def begun():
     return step, state, reward_model.make_scores(ScalarDecoder(SPEC.model)), start
 
 
+@pytest.mark.deep
 def test_it_starts_at_the_backbone_of_the_policy(begun):
     _, state, scores, start = begun
     backbone = {name: leaf for name, leaf in state.params.items() if name != "scalar_head"}

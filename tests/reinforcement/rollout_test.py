@@ -116,6 +116,7 @@ def _margins(scores):
     )
 
 
+@pytest.mark.deep
 def test_decoding_steps_choose_the_experts_of_the_training_pass(built, drawn):
     model, variables = built
     # Without biases the probabilities alone choose.

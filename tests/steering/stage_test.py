@@ -103,6 +103,7 @@ def test_a_vector_that_does_nothing_is_refused():
 
 @pytest.mark.parametrize("compositions", [False, True])
 @pytest.mark.parametrize("each", [2, 3])
+@pytest.mark.deep
 def test_every_task_counts_once_on_every_heldout_input(monkeypatch, compositions, each):
     """20 tasks do not fill the last batch, and 3 inputs a description are no part of 20 inputs."""
     changes = {"tasks.trains_compositions": compositions, "tasks.inputs_per_description": each}

@@ -133,6 +133,7 @@ def test_a_checkpoint_of_any_mesh_is_restored_to_any_other(states, here, tmp_pat
     keeper.close()
 
 
+@pytest.mark.deep
 def test_parameters_and_moments_are_cut_over_all_devices(states):
     whole, cut = states[0][1], states[1][1]
     share = {

@@ -48,6 +48,7 @@ def _fans(path):
     return inputs, outputs
 
 
+@pytest.mark.deep
 def test_the_first_update_is_that_of_optax():
     """Later ones differ: optax corrects the bias of both parts of Nesterov's momentum."""
     axes = _tree(lambda path: optax.contrib.MuonDimensionNumbers(*OPTAX_AXES[path]))

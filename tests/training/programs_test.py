@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import numpy as np
+import pytest
 
 from deepseek_jax.core import mesh_spec
 from deepseek_jax.parallel import layout
@@ -22,6 +23,7 @@ def _made(spec, **changes):
     return programs.make(spec.model, spec.optimizer, **(given | changes))
 
 
+@pytest.mark.deep
 def test_equal_settings_share_programs_and_others_do_not(tmp_path):
     spec = tiny.run_spec(tmp_path)
     made = _made(spec)
@@ -35,6 +37,7 @@ def test_equal_settings_share_programs_and_others_do_not(tmp_path):
     assert len({id(each.train_step) for each in (made, *others)}) == 5
 
 
+@pytest.mark.deep
 def test_a_seed_is_no_part_of_a_program(tmp_path):
     initial = _made(tiny.run_spec(tmp_path)).initial
     drawn = [

@@ -50,6 +50,7 @@ def test_shares():
 @pytest.mark.parametrize("name", tasks.NAMES)
 @hypothesis.given(st.integers(0, 2**32))
 @hypothesis.settings(max_examples=6)
+@pytest.mark.deep
 def test_splits_are_disjoint(name, seed):
     keys = {}
     for split in splits.SPLITS:

@@ -47,6 +47,7 @@ def check(ids, query_tile, key_tile, *, exactly):
 
 
 @pytest.mark.parametrize("sizes", [(4, 4), (8, 2), (2, 8), (16, 4)])
+@pytest.mark.deep
 def test_no_tile_is_visited_or_masked_without_need(sizes):
     for ids in (
         [1] * LENGTH,

@@ -123,6 +123,7 @@ def in_float32(monkeypatch):
 
 
 @pytest.mark.usefixtures("in_float32")
+@pytest.mark.deep
 def test_gradients_are_those_of_any_number_of_tokens():
     d_out, arguments = swiglu_test.inputs(3, jnp.float32)
     _, ids, mask = draw(3, swiglu_test.NUM_TOKENS)
@@ -137,6 +138,7 @@ def test_gradients_are_those_of_any_number_of_tokens():
 
 
 @pytest.mark.usefixtures("in_float32")
+@pytest.mark.deep
 def test_more_choices_than_experts():
     """Some are of none, and there are fewer rows than choices."""
     d_out, arguments = swiglu_test.inputs(4, jnp.float32, num_tokens=4, top_k=3, num_experts=2)
@@ -167,6 +169,7 @@ def lowered(num_tokens, *, backend, dtype=jnp.bfloat16):
 
 @pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated")
 @pytest.mark.parametrize("backend", matmul.ON_NVIDIA)
+@pytest.mark.deep
 def test_few_tokens_are_two_kernels_without_sorting_and_more_are_not(backend):
     few = lowered(few_tokens.MOST_TOKENS, backend=backend)
     assert few.count("custom_call @__gpu$xla.gpu.triton") == 2

@@ -182,6 +182,7 @@ def test_padding_that_is_not_finite_reaches_nobody():
     assert_near(found, expected(ids, mask, d_out, (tokens, *others)), 2e-6)
 
 
+@pytest.mark.deep
 def test_what_is_recomputed_changes_no_bit():
     d_out, arguments = inputs(3, jnp.bfloat16)
     ids, mask = draw_ids(np.random.default_rng(3)), np.ones(NUM_TOKENS, bool)
@@ -230,6 +231,7 @@ def test_rounds_the_weighted_hidden_layer_once():
     np.testing.assert_array_equal(hidden, jnp.full((1, 2), wide).astype(jnp.bfloat16))
 
 
+@pytest.mark.deep
 def test_on_two_devices_the_gradient_of_shared_matrices_is_the_sum():
     d_out, (tokens, weights, *matrices) = inputs(6, jnp.float32)
     ids = draw_ids(np.random.default_rng(6), share_of_none=0.1)
@@ -254,6 +256,7 @@ def test_on_two_devices_the_gradient_of_shared_matrices_is_the_sum():
         np.testing.assert_allclose(one, other, **tolerances.MODEL_F32)
 
 
+@pytest.mark.deep
 def test_tokens_that_all_devices_share_get_the_sum_of_their_gradients():
     """As under a mesh whose devices hold different columns of the experts."""
     d_out, (tokens, weights, gate, up, down) = inputs(7, jnp.float32)

@@ -31,6 +31,7 @@ def all_tiles(sizes, num_rows):
 
 
 @pytest.mark.parametrize("sizes", matmul_test.SIZES.values(), ids=matmul_test.SIZES)
+@pytest.mark.deep
 def test_each_row_is_in_one_tile_of_its_group_and_found_there(sizes):
     num_rows = matmul_test.NUM_ROWS
     every = all_tiles(sizes, num_rows)
