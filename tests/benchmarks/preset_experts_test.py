@@ -64,8 +64,10 @@ def test_what_it_measures():
     assert len(found["seconds"]) == 2 and abs(found["generating_seconds"]) < 1.0
     # Float32: four bytes of each parameter and of each gradient.
     assert found["peak_bytes"] > 8 * found["num_parameters"]
-    tight = preset_experts.with_way(spec, "capacity")
-    assert (
-        preset_experts.measure("capacity", tight, request, num_sequences=1)["generating_seconds"]
-        is None
-    )
+
+
+def test_nothing_is_generated_with_a_capacity(monkeypatch):
+    monkeypatch.setattr(preset_experts.model_step, "measure", lambda *_, **__: {"seconds": [1.0]})
+    spec = preset_experts.with_way(preset_experts.load(CONFIG, num_layers=1), "capacity")
+    found = preset_experts.measure("capacity", spec, {}, num_sequences=1)
+    assert found["generating_seconds"] is None
