@@ -31,7 +31,7 @@ hypothesis.settings.register_profile(
     suppress_health_check=CHECKS,
 )
 hypothesis.settings.register_profile(
-    "few",  # of `make check`, and of other Pythons: what their JAX does otherwise shows in any
+    "few",  # of `make check`, and of other Pythons, whose differences show in any example
     derandomize=True,
     database=None,
     deadline=None,

@@ -166,7 +166,7 @@ def _local_moe(spec: ModelSpec, num_tokens: int) -> moe_ops.Moe:
         if kernel == "auto":
             num_rows = routing.expert_ids.size
             kernel = swiglu.choose(device, rows, weights.gate, num_rows=num_rows)
-            # They multiply float32 without tensor cores, which takes longer than all of few.
+            # Kernels there multiply float32 without tensor cores: all of few experts are faster.
             if kernel in matmul.ON_NVIDIA and are_few and rows.dtype == jnp.float32:
                 kernel = "loop"
             num_experts, *sides = weights.gate.shape
